@@ -1,1 +1,22 @@
-//! placeholder
+//! Safe wrappers over the kernel interfaces that Lifeboat needs: the only unsafe code of the
+//! daemon.
+//!
+//! Every function is synchronous and bounded: what can wait takes a deadline. Nothing here knows
+//! about workloads, images or stores. Linux on x86-64; what depends on the architecture is in
+//! [`arch`].
+//!
+//! Modules in reading order, with the kernel each needs at least:
+//!
+//! | Module | What for | Kernel |
+//! |---|---|---|
+//! | [`wait`] | wait for a descriptor until a deadline | any |
+//! | [`fdpass`] | bytes and descriptors over Unix sockets | any |
+//! | [`peer`] | who is at the other end of a socket | 5.3; without a race 6.5 |
+//! | [`spawn`] | descriptors, session, signals, terminal, namespaces of a child | any |
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("lifeboat-sys supports 64-bit Linux only");
+
+pub mod fdpass;
+pub mod peer;
+pub mod spawn;
+pub mod wait;

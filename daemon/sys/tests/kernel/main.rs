@@ -1,0 +1,8 @@
+//! The safe wrappers against the real kernel, as root. One module per module of the library, in
+//! one program, so that they share their support. What is missing on a machine fails loudly.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod fdpass;
+mod peer;
+mod spawn;
+mod support;
