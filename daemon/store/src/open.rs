@@ -1,0 +1,188 @@
+//! From a URL to a store.
+
+use std::{io, path::Path, sync::Arc};
+
+use url::Url;
+
+use crate::{
+    KeyError, Prefix, Store,
+    file::File,
+    memory::Memory,
+    s3::{AccessKey, S3, Settings},
+};
+
+/// How a store is opened, besides its URL.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Credentials for S3; else AWS's default chain.
+    pub s3_credentials: Option<AccessKey>,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not a URL, or of another kind.
+    #[error(
+        "{url:?} is not a store's URL ({problem}): write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, \
+         file:///FOLDER or memory:NAME"
+    )]
+    Url {
+        /// What was given, without credentials.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A parameter that is not known or not valid.
+    #[error("parameter {name}={value:?} of the store's URL is not allowed: {remedy}")]
+    Parameter {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What to write.
+        remedy: &'static str,
+    },
+    /// The path of a bucket's URL cannot be the beginning of keys.
+    #[error("the path of the store's URL cannot be a prefix of keys")]
+    Prefix(#[source] KeyError),
+    /// The folder cannot be used.
+    #[error("folder {folder:?} cannot be used as a store")]
+    Folder {
+        /// The folder.
+        folder: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens the store that `url` names:
+///
+/// - `s3://BUCKET/PREFIX`, with `?endpoint=http://HOST:PORT` for servers other than AWS's,
+///   `?region=NAME`, `?path_style=true|false`;
+/// - `file:///FOLDER`: made if it does not exist;
+/// - `memory:NAME`: in this process, for tests.
+///
+/// # Errors
+/// If the URL is wrong, or the folder cannot be used. Servers are not asked: see [`crate::probe`].
+pub async fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>, OpenError> {
+    let parsed = Url::parse(url).map_err(|error| bad(url, &error.to_string()))?;
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        let problem = "credentials do not belong into it; use the environment or a profile";
+        return Err(bad(url, problem));
+    }
+    match parsed.scheme() {
+        "s3" => Ok(Arc::new(S3::open(s3_settings(&parsed, options)?).await)),
+        "file" => Ok(Arc::new(open_folder(&parsed)?)),
+        "memory" => {
+            no_parameters(&parsed)?;
+            Ok(Arc::new(Memory::named(parsed.path())))
+        }
+        scheme => Err(bad(url, &format!("{scheme}: is not a kind of store"))),
+    }
+}
+
+fn bad(url: &str, problem: &str) -> OpenError {
+    // What stands before an @ may be a secret.
+    let (head, tail) = url.split_once("://").unwrap_or(("", url));
+    let shown = tail.rsplit_once('@').map_or(tail, |(_, tail)| tail);
+    let url = if head.is_empty() {
+        shown.to_owned()
+    } else {
+        format!("{head}://{shown}")
+    };
+    OpenError::Url {
+        url,
+        problem: problem.to_owned(),
+    }
+}
+
+fn open_folder(url: &Url) -> Result<File, OpenError> {
+    no_parameters(url)?;
+    if url.host_str().is_some_and(|host| !host.is_empty()) {
+        return Err(bad(
+            url.as_str(),
+            "a folder has three slashes: file:///FOLDER",
+        ));
+    }
+    let path = url
+        .to_file_path()
+        .map_err(|()| bad(url.as_str(), "the folder is not a path"))?;
+    if path == Path::new("/") {
+        return Err(bad(url.as_str(), "the folder is missing"));
+    }
+    let folder = path.display().to_string();
+    File::open(&path).map_err(|source| OpenError::Folder { folder, source })
+}
+
+fn no_parameters(url: &Url) -> Result<(), OpenError> {
+    match url.query_pairs().next() {
+        None => Ok(()),
+        Some((name, value)) => Err(parameter(&name, &value, "this kind of store has none")),
+    }
+}
+
+fn parameter(name: &str, value: &str, remedy: &'static str) -> OpenError {
+    OpenError::Parameter {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        remedy,
+    }
+}
+
+fn bucket_and_prefix(url: &Url) -> Result<(String, Prefix), OpenError> {
+    let bucket = url.host_str().filter(|bucket| !bucket.is_empty());
+    let bucket = bucket.ok_or_else(|| bad(url.as_str(), "the bucket is missing"))?;
+    let prefix = url.path().strip_prefix('/').unwrap_or(url.path());
+    Ok((
+        bucket.to_owned(),
+        Prefix::new(prefix).map_err(OpenError::Prefix)?,
+    ))
+}
+
+fn s3_settings(url: &Url, options: &Options) -> Result<Settings, OpenError> {
+    let (bucket, prefix) = bucket_and_prefix(url)?;
+    let mut settings = Settings {
+        bucket,
+        prefix,
+        endpoint: None,
+        region: None,
+        path_style: None,
+        credentials: options.s3_credentials.clone(),
+    };
+    for (name, value) in url.query_pairs() {
+        match &*name {
+            "endpoint" => settings.endpoint = Some(endpoint(&value)?),
+            "region" => settings.region = Some(value.into_owned()),
+            "path_style" => {
+                let remedy = "write path_style=true or path_style=false";
+                let style = value
+                    .parse()
+                    .map_err(|_| parameter(&name, &value, remedy))?;
+                settings.path_style = Some(style);
+            }
+            _ => {
+                let remedy = "s3 knows endpoint, region and path_style";
+                return Err(parameter(&name, &value, remedy));
+            }
+        }
+    }
+    Ok(settings)
+}
+
+/// An endpoint without path, credentials or a slash at its end.
+fn endpoint(value: &str) -> Result<String, OpenError> {
+    let remedy = "write endpoint=http://HOST:PORT or https://HOST, without user, path or query";
+    let wrong = || parameter("endpoint", "…", remedy);
+    let url = Url::parse(value).map_err(|_| wrong())?;
+    let plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.path() == "/"
+        && url.query().is_none()
+        && matches!(url.scheme(), "http" | "https");
+    if plain {
+        Ok(url.as_str().trim_end_matches('/').to_owned())
+    } else {
+        Err(wrong())
+    }
+}

@@ -1,0 +1,492 @@
+//! S3 and its compatible servers.
+//!
+//! One request for each operation, tried once: repeating is [`crate::retry`]'s. Packs go as
+//! in-memory bodies by single PUT, so that their checksum is a header and not a trailer (streamed
+//! bodies with trailers are what most servers get wrong), and without copying.
+//!
+//! For other servers than AWS (an endpoint is given): path style, and checksums only where the
+//! protocol demands them, since many servers refuse or mishandle the newer ones. Answers' checksums
+//! are never checked: those of whole objects cannot cover ranges, and the format authenticates all
+//! bytes anyway. Over https the payload is not hashed a second time for the signature.
+//!
+//! Credentials come from [`Settings::credentials`] or AWS's default chain (environment, profile,
+//! web identity, ECS, instance metadata). The instance metadata service is never asked through a
+//! proxy; the store itself is, if the environment names one.
+//!
+//! **Google Cloud Storage's S3 door silently ignores conditions on writes.** Use `gs://` there;
+//! [`crate::probe`] finds it out if somebody does not.
+
+mod fault;
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use aws_sdk_s3::{
+    Client,
+    config::{
+        BehaviorVersion, Credentials, Region, RequestChecksumCalculation,
+        ResponseChecksumValidation, StalledStreamProtectionConfig, retry::RetryConfig,
+        timeout::TimeoutConfig,
+    },
+    operation::get_object::GetObjectOutput,
+    primitives::ByteStream,
+};
+use aws_smithy_http_client::Builder as HttpBuilder;
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    Call, Entry, ErrorKind, Key, LIST_PAGE_KEYS_MAX, Meta, Object, Operation, Page, Prefix, Result,
+    Store, StoreError, Version,
+};
+use fault::{classify, lost};
+
+/// Longest wait for a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longest time for one request until its answer begins: the backstop for callers without a
+/// deadline (16 MiB at 256 KiB/s).
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(64);
+
+/// Longest silence within an answer's body.
+pub const BODY_SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Pages of nothing but foreign names that one listing passes over.
+const FOREIGN_PAGES_MAX: u32 = 100;
+
+/// Where and how.
+#[derive(Clone)]
+pub struct Settings {
+    /// The bucket.
+    pub bucket: String,
+    /// Prefix of all keys in the bucket.
+    pub prefix: Prefix,
+    /// URL of a server that is not AWS.
+    pub endpoint: Option<String>,
+    /// Region; else the environment's, else `us-east-1` if there is an endpoint.
+    pub region: Option<String>,
+    /// Whether the bucket goes into the path and not the host name; else only with an endpoint.
+    pub path_style: Option<bool>,
+    /// Fixed credentials; else AWS's default chain.
+    pub credentials: Option<AccessKey>,
+}
+
+/// Credentials of S3. Not shown by `Debug`.
+#[derive(Clone)]
+pub struct AccessKey {
+    /// The key's id.
+    pub id: String,
+    /// The secret.
+    pub secret: String,
+}
+
+impl fmt::Debug for AccessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessKey(hidden)")
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("bucket", &self.bucket)
+            .field("prefix", &self.prefix)
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A bucket of S3, or a part of it.
+#[derive(Clone)]
+pub struct S3 {
+    client: Client,
+    bucket: String,
+    prefix: Prefix,
+    endpoint: Option<String>,
+    /// Whether the signature covers the payload. Over https TLS protects it already.
+    sign_payload: bool,
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "S3({})", self.describe())
+    }
+}
+
+impl S3 {
+    /// A client for the settings. Asks nothing of the server; may ask the metadata service for the
+    /// region.
+    pub async fn open(settings: Settings) -> Self {
+        let Settings {
+            bucket,
+            prefix,
+            endpoint,
+            region,
+            path_style,
+            credentials,
+        } = settings;
+        let custom = endpoint.is_some();
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .build();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .retry_config(RetryConfig::standard().with_max_attempts(1))
+            .timeout_config(timeouts);
+        if let Some(region) = region.or_else(|| custom.then(default_region)) {
+            loader = loader.region(Region::new(region));
+        }
+        loader = match credentials {
+            Some(AccessKey { id, secret }) => {
+                loader.credentials_provider(Credentials::new(id, secret, None, None, "settings"))
+            }
+            None => loader.credentials_provider(default_chain().await),
+        };
+        let checksums = if custom {
+            RequestChecksumCalculation::WhenRequired
+        } else {
+            RequestChecksumCalculation::WhenSupported
+        };
+        let mut config = aws_sdk_s3::config::Builder::from(&loader.load().await)
+            .request_checksum_calculation(checksums)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            // Silence is bounded here, and attempts as a whole by the retries around this store.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .force_path_style(path_style.unwrap_or(custom));
+        if let Some(endpoint) = &endpoint {
+            config = config.endpoint_url(endpoint);
+        }
+        let sign_payload = endpoint
+            .as_ref()
+            .is_some_and(|url| !url.starts_with("https:"));
+        let client = Client::from_conf(config.build());
+        Self {
+            client,
+            bucket,
+            prefix,
+            endpoint,
+            sign_payload,
+        }
+    }
+
+    fn name(&self, key: &Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    async fn write(
+        &self,
+        operation: Operation,
+        key: &Key,
+        body: Bytes,
+        condition: Condition<'_>,
+    ) -> Result<Option<String>> {
+        let mut request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.name(key));
+        request = match condition {
+            Condition::Always => request,
+            Condition::Absent => request.if_none_match("*"),
+            Condition::Is(version) => request.if_match(version.as_str()),
+        };
+        let mut request = request.body(ByteStream::from(body)).customize();
+        if !self.sign_payload {
+            request = request.disable_payload_signing();
+        }
+        match Box::pin(request.send()).await {
+            Ok(answer) => Ok(answer.e_tag),
+            Err(error) => Err(classify(error, operation, key)),
+        }
+    }
+
+    async fn read(
+        &self,
+        operation: Operation,
+        key: &Key,
+        range: Option<String>,
+    ) -> Result<GetObjectOutput> {
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(self.name(key));
+        Box::pin(request.set_range(range).send())
+            .await
+            .map_err(|error| classify(error, operation, key))
+    }
+}
+
+enum Condition<'a> {
+    Always,
+    Absent,
+    Is(&'a Version),
+}
+
+/// What compatible servers expect who have no regions, unless the environment says otherwise.
+fn default_region() -> String {
+    let named = |name| std::env::var(name).ok().filter(|region| !region.is_empty());
+    named("AWS_REGION")
+        .or_else(|| named("AWS_DEFAULT_REGION"))
+        .unwrap_or("us-east-1".to_owned())
+}
+
+/// AWS's chain, with a metadata client that knows no proxies.
+async fn default_chain() -> aws_config::default_provider::credentials::DefaultCredentialsChain {
+    let direct = aws_config::provider_config::ProviderConfig::default()
+        .with_http_client(HttpBuilder::new().build_http());
+    let metadata = aws_config::imds::Client::builder()
+        .configure(&direct)
+        .build();
+    aws_config::default_provider::credentials::DefaultCredentialsChain::builder()
+        .imds_client(metadata)
+        .build()
+        .await
+}
+
+/// The stamp of an answer. Without one there is no compare-and-set.
+fn version(operation: Operation, key: &Key, tag: Option<&str>) -> Result<Version> {
+    tag.map(Version::new).ok_or_else(|| {
+        let found = "the answer has no entity tag";
+        StoreError::new(ErrorKind::Unsupported, operation, key, found)
+    })
+}
+
+/// Reads a body of exactly `size` bytes (at most, if `size` is a limit) into one buffer.
+async fn collect(
+    operation: Operation,
+    key: &Key,
+    mut body: ByteStream,
+    size: u64,
+) -> Result<Bytes> {
+    let broken = |found: String| StoreError::new(ErrorKind::Transient, operation, key, found);
+    let capacity = usize::try_from(size)
+        .map_err(|_| StoreError::new(ErrorKind::TooLarge, operation, key, "beyond memory"))?;
+    let mut bytes = BytesMut::with_capacity(capacity);
+    loop {
+        let part = match tokio::time::timeout(BODY_SILENCE_MAX, body.try_next()).await {
+            Ok(Ok(Some(part))) => part,
+            Ok(Ok(None)) => break,
+            Ok(Err(error)) => {
+                let found = format!("the body broke off after {} of {size} bytes", bytes.len());
+                return Err(broken(found).because(error));
+            }
+            Err(_) => {
+                let (got, max) = (bytes.len(), BODY_SILENCE_MAX);
+                return Err(broken(format!(
+                    "silence for {max:?} after {got} of {size} bytes"
+                )));
+            }
+        };
+        if part.len() > capacity - bytes.len() {
+            return Err(broken(format!("more than the announced {size} bytes came")));
+        }
+        bytes.extend_from_slice(&part);
+    }
+    if bytes.len() < capacity {
+        return Err(broken(format!(
+            "the body ended after {} of {size} bytes",
+            bytes.len()
+        )));
+    }
+    Ok(bytes.freeze())
+}
+
+#[async_trait]
+impl Store for S3 {
+    async fn put(&self, key: &Key, body: Bytes, _: Call) -> Result<()> {
+        self.write(Operation::Put, key, body, Condition::Always)
+            .await
+            .map(drop)
+    }
+
+    async fn put_if_absent(&self, key: &Key, body: Bytes, _: Call) -> Result<Version> {
+        let operation = Operation::PutIfAbsent;
+        let tag = self
+            .write(operation, key, body, Condition::Absent)
+            .await
+            .map_err(lost)?;
+        version(operation, key, tag.as_deref())
+    }
+
+    async fn put_if_match(
+        &self,
+        key: &Key,
+        body: Bytes,
+        expected: &Version,
+        _: Call,
+    ) -> Result<Version> {
+        let operation = Operation::PutIfMatch;
+        let tag = self
+            .write(operation, key, body, Condition::Is(expected))
+            .await
+            .map_err(lost)?;
+        version(operation, key, tag.as_deref())
+    }
+
+    async fn get(&self, key: &Key, max_bytes: u64, _: Call) -> Result<Object> {
+        let answer = self.read(Operation::Get, key, None).await?;
+        let size = size(Operation::Get, key, answer.content_length)?;
+        if size > max_bytes {
+            return Err(StoreError::too_large(key, size, max_bytes));
+        }
+        let version = version(Operation::Get, key, answer.e_tag())?;
+        let bytes = collect(Operation::Get, key, answer.body, size).await?;
+        Ok(Object { bytes, version })
+    }
+
+    async fn get_range(&self, key: &Key, offset: u64, len: u64, _: Call) -> Result<Bytes> {
+        let operation = Operation::GetRange;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let last = offset
+            .checked_add(len - 1)
+            .ok_or_else(|| StoreError::out_of_range(key, offset, len, None))?;
+        let answer = self
+            .read(operation, key, Some(format!("bytes={offset}-{last}")))
+            .await?;
+        let Some((start, end, size)) = answer.content_range().and_then(parse_range) else {
+            let found = "the server ignores ranges: its answer has no Content-Range";
+            return Err(StoreError::new(
+                ErrorKind::Unsupported,
+                operation,
+                key,
+                found,
+            ));
+        };
+        if size <= last {
+            return Err(StoreError::out_of_range(key, offset, len, Some(size)));
+        }
+        if (start, end) != (offset, last) {
+            let found = format!("asked for bytes {offset}-{last}, got {start}-{end}");
+            return Err(StoreError::new(ErrorKind::Transient, operation, key, found));
+        }
+        collect(operation, key, answer.body, len).await
+    }
+
+    async fn head(&self, key: &Key, _: Call) -> Result<Meta> {
+        let request = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(self.name(key));
+        let answer = Box::pin(request.send())
+            .await
+            .map_err(|error| classify(error, Operation::Head, key))?;
+        Ok(Meta {
+            size: size(Operation::Head, key, answer.content_length)?,
+            version: version(Operation::Head, key, answer.e_tag())?,
+        })
+    }
+
+    async fn list(&self, prefix: &Prefix, after: Option<&Key>, _: Call) -> Result<Page> {
+        let mut after = after.map(|after| self.name(after));
+        for _ in 0..FOREIGN_PAGES_MAX {
+            let request = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(format!("{}{prefix}", self.prefix))
+                .max_keys(i32::try_from(LIST_PAGE_KEYS_MAX).unwrap_or(i32::MAX))
+                .set_start_after(after);
+            let answer = Box::pin(request.send())
+                .await
+                .map_err(|error| classify(error, Operation::List, prefix))?;
+            let entries: Vec<_> = answer
+                .contents()
+                .iter()
+                .filter_map(|o| self.entry(o))
+                .collect();
+            if answer.is_truncated != Some(true) {
+                return Ok(Page {
+                    entries,
+                    next: None,
+                });
+            }
+            if let Some(last) = entries.last() {
+                return Ok(Page {
+                    next: Some(last.key.clone()),
+                    entries,
+                });
+            }
+            after = answer
+                .contents()
+                .last()
+                .and_then(|object| object.key.clone());
+            if after.is_none() {
+                return Ok(Page {
+                    entries,
+                    next: None,
+                });
+            }
+        }
+        let found = format!("{FOREIGN_PAGES_MAX} pages of names that are not Lifeboat's");
+        Err(StoreError::new(
+            ErrorKind::Invalid,
+            Operation::List,
+            prefix,
+            found,
+        ))
+    }
+
+    async fn delete(&self, key: &Key, _: Call) -> Result<()> {
+        let request = self
+            .client
+            .delete_object()
+            .bucket(&self.bucket)
+            .key(self.name(key));
+        match Box::pin(request.send()).await {
+            Ok(_) => Ok(()),
+            Err(error) => match classify(error, Operation::Delete, key) {
+                error if error.is_not_found() => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    fn describe(&self) -> String {
+        let Self {
+            bucket,
+            prefix,
+            endpoint,
+            ..
+        } = self;
+        let endpoint = endpoint
+            .as_ref()
+            .map_or_else(String::new, |url| format!("?endpoint={url}"));
+        format!("s3://{bucket}/{prefix}{endpoint}")
+    }
+}
+
+impl S3 {
+    /// A listed object, if its name is a key.
+    fn entry(&self, object: &aws_sdk_s3::types::Object) -> Option<Entry> {
+        let key = Key::new(object.key()?.strip_prefix(self.prefix.as_str())?).ok()?;
+        let size = u64::try_from(object.size()?).ok()?;
+        let modified = object
+            .last_modified()
+            .and_then(|time| (*time).try_into().ok());
+        Some(Entry {
+            key,
+            size,
+            modified: modified.unwrap_or(std::time::UNIX_EPOCH),
+        })
+    }
+}
+
+fn size(operation: Operation, key: &Key, length: Option<i64>) -> Result<u64> {
+    length
+        .and_then(|length| u64::try_from(length).ok())
+        .ok_or_else(|| {
+            let found = "the answer does not tell the size";
+            StoreError::new(ErrorKind::Unsupported, operation, key, found)
+        })
+}
+
+/// First and last byte and total size of `bytes 0-9/100`.
+fn parse_range(text: &str) -> Option<(u64, u64, u64)> {
+    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, end) = range.split_once('-')?;
+    Some((start.parse().ok()?, end.parse().ok()?, size.parse().ok()?))
+}
