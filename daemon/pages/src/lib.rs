@@ -1,1 +1,16 @@
-//! placeholder
+//! The page-fault server: gives restored processes their memory from verified frames.
+#![forbid(unsafe_code)]
+
+mod error;
+mod options;
+mod report;
+mod server;
+mod source;
+mod space;
+
+pub use error::{AddError, LoadError, StartError};
+pub use options::{DEMAND_RESERVE_BYTES, Guard, INSTALLERS_MAX, MEMORY_BYTES_MAX, Options};
+pub use report::{Progress, Report};
+pub use server::{PageServer, Paused, StillAlive};
+pub use source::{FetchError, FrameSource, Urgency};
+pub use space::{Run, SPACE_PAGES_MAX, Space, SpaceError};
