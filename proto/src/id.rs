@@ -32,7 +32,7 @@ pub const WORKLOAD_NAME_BYTES_MAX: usize = 63;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CheckpointId(Uuid);
 
-/// A pack's id: the first 16 bytes of the BLAKE3 digest of its bytes.
+/// A pack's id: the first 16 bytes of the digest in its footer, which covers all of its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackId(pub [u8; 16]);
 

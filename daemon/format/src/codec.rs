@@ -1,0 +1,394 @@
+//! Compression of frames.
+//!
+//! An [`Encoder`] and a [`Decoder`] belong to one thread each and keep their contexts and scratch
+//! memory, so that nothing is allocated for a frame once the output buffer has grown. An encoder
+//! never fails: content that does not compress well is stored as it is. A decoder trusts nothing:
+//! it writes at most the expected number of bytes, and any other number is an error.
+
+use std::{fmt, io::Cursor};
+
+use lifeboat_proto::units::PAGE_BYTES;
+use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into};
+use zstd::bulk::{Compressor, Decompressor};
+
+use crate::{
+    error::{FormatError, Object},
+    frame::FRAME_BYTES_MAX,
+};
+
+/// How a frame is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// As it is.
+    Raw,
+    /// LZ4 block.
+    Lz4,
+    /// Zstandard frame.
+    Zstd,
+}
+
+/// How much time compression may take. The planner chooses it for each frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effort {
+    /// None: stored as it is.
+    None,
+    /// LZ4: the link is about as fast as one core.
+    Fast,
+    /// Zstandard level 1.
+    Balanced,
+    /// Zstandard level 3: the link is slow and cores are idle.
+    Small,
+}
+
+/// Inputs above this size are probed with a sample first, in bytes.
+pub const PROBE_ABOVE_BYTES: usize = 32 << 10;
+
+/// Size of one piece of a sample, in bytes: a page.
+const SAMPLE_PIECE_BYTES: usize = PAGE_BYTES;
+
+/// Pieces of a sample, evenly spread over the input.
+const SAMPLE_PIECES: usize = 4;
+
+/// Compression pays when at least this share is saved: 1/20, 5 %.
+const GAIN_DIVISOR: usize = 20;
+
+/// Compresses frames. One per encoding thread.
+pub struct Encoder {
+    zstd: Option<Compressor<'static>>,
+    zstd_level: i32,
+    lz4_table: CompressTable,
+    sample: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+/// Decompresses frames. One per decoding thread.
+pub struct Decoder {
+    zstd: Option<Decompressor<'static>>,
+}
+
+impl Encoder {
+    /// An encoder that allocates its contexts at first use.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            zstd: None,
+            zstd_level: 0,
+            lz4_table: CompressTable::large(),
+            sample: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Replaces the content of `out` by the encoded `raw`, and tells how it is encoded. `out` is
+    /// never longer than `raw`.
+    pub fn encode(&mut self, raw: &[u8], effort: Effort, out: &mut Vec<u8>) -> Codec {
+        out.clear();
+        self.append(raw, effort, out)
+    }
+
+    /// Like [`Encoder::encode`], but appends to `out`: what is there stays.
+    pub fn append(&mut self, raw: &[u8], effort: Effort, out: &mut Vec<u8>) -> Codec {
+        let begin = out.len();
+        let limit = worthwhile_bytes(raw.len());
+        if effort != Effort::None && limit > 0 && self.sample_pays(raw, effort) {
+            let done = match effort {
+                Effort::None => None,
+                Effort::Fast => self.append_lz4(raw, out),
+                Effort::Balanced => self.append_zstd(raw, 1, out),
+                Effort::Small => self.append_zstd(raw, 3, out),
+            };
+            if let Some(codec) = done
+                && out.len() - begin <= limit
+            {
+                return codec;
+            }
+            out.truncate(begin);
+        }
+        out.extend_from_slice(raw);
+        Codec::Raw
+    }
+
+    /// Whether a sample of a larger input becomes enough smaller. Small inputs need no sample.
+    fn sample_pays(&mut self, raw: &[u8], effort: Effort) -> bool {
+        if raw.len() <= PROBE_ABOVE_BYTES {
+            return true;
+        }
+        let mut sample = std::mem::take(&mut self.sample);
+        sample.clear();
+        let step = (raw.len() - SAMPLE_PIECE_BYTES) / (SAMPLE_PIECES - 1) / PAGE_BYTES * PAGE_BYTES;
+        for piece in 0..SAMPLE_PIECES {
+            let begin = piece * step;
+            sample.extend_from_slice(&raw[begin..begin + SAMPLE_PIECE_BYTES]);
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let done = match effort {
+            Effort::Fast => self.append_lz4(&sample, &mut scratch),
+            Effort::None | Effort::Balanced | Effort::Small => {
+                self.append_zstd(&sample, 1, &mut scratch)
+            }
+        };
+        let pays = done.is_some() && scratch.len() <= worthwhile_bytes(sample.len());
+        self.sample = sample;
+        self.scratch = scratch;
+        pays
+    }
+
+    fn append_lz4(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Option<Codec> {
+        let begin = out.len();
+        out.resize(
+            begin + lz4_flex::block::get_maximum_output_size(raw.len()),
+            0,
+        );
+        let written = compress_into_with_table(raw, &mut out[begin..], &mut self.lz4_table).ok();
+        out.truncate(begin + written.unwrap_or(0));
+        written.map(|_| Codec::Lz4)
+    }
+
+    fn append_zstd(&mut self, raw: &[u8], level: i32, out: &mut Vec<u8>) -> Option<Codec> {
+        if self.zstd.is_none() {
+            self.zstd = Compressor::new(level).ok();
+            self.zstd_level = level;
+        }
+        let compressor = self.zstd.as_mut()?;
+        if self.zstd_level != level {
+            compressor.set_compression_level(level).ok()?;
+            self.zstd_level = level;
+        }
+        let begin = out.len();
+        out.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        let mut cursor = Cursor::new(out);
+        cursor.set_position(begin as u64);
+        let written = compressor.compress_to_buffer(raw, &mut cursor).ok();
+        let out = cursor.into_inner();
+        out.truncate(begin + written.unwrap_or(0));
+        written.map(|_| Codec::Zstd)
+    }
+}
+
+impl Decoder {
+    /// A decoder that allocates its context at first use.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { zstd: None }
+    }
+
+    /// Replaces the content of `out` by the decoded `stored`, which must have exactly `raw_bytes`
+    /// bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Decompress`] when `stored` is not what an encoder makes, or its content has
+    /// another size, or `raw_bytes` is above [`FRAME_BYTES_MAX`]. `out` is empty then.
+    pub fn decode(
+        &mut self,
+        codec: Codec,
+        stored: &[u8],
+        raw_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), FormatError> {
+        out.clear();
+        let done = raw_bytes <= FRAME_BYTES_MAX && self.decode_into(codec, stored, raw_bytes, out);
+        if done && out.len() == raw_bytes {
+            return Ok(());
+        }
+        out.clear();
+        Err(FormatError::Decompress {
+            object: Object::Frame,
+            expected: raw_bytes as u64,
+        })
+    }
+
+    fn decode_into(
+        &mut self,
+        codec: Codec,
+        stored: &[u8],
+        raw_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        match codec {
+            Codec::Raw if stored.len() == raw_bytes => {
+                out.extend_from_slice(stored);
+                true
+            }
+            Codec::Raw => false,
+            Codec::Lz4 => {
+                out.resize(raw_bytes, 0);
+                decompress_into(stored, out).is_ok_and(|written| written == raw_bytes)
+            }
+            Codec::Zstd => {
+                if self.zstd.is_none() {
+                    self.zstd = Decompressor::new().ok();
+                }
+                // A slice bounds the output to the byte; a vector's spare capacity would not.
+                out.resize(raw_bytes, 0);
+                self.zstd.as_mut().is_some_and(|zstd| {
+                    zstd.decompress_to_buffer(stored, out.as_mut_slice())
+                        .is_ok_and(|written| written == raw_bytes)
+                })
+            }
+        }
+    }
+}
+
+/// The largest stored size that is worth the reader's decompression.
+const fn worthwhile_bytes(raw_bytes: usize) -> usize {
+    raw_bytes - raw_bytes.div_ceil(GAIN_DIVISOR)
+}
+
+/// Whether every byte of a page is zero. Such pages are not stored.
+#[must_use]
+pub fn is_zero_page(page: &[u8; PAGE_BYTES]) -> bool {
+    // Most pages differ within the first words; chunks of 64 bytes let the compiler use vectors.
+    page.as_chunks::<64>()
+        .0
+        .iter()
+        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder")
+            .field("zstd_level", &self.zstd_level)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EFFORTS: [Effort; 4] = [Effort::None, Effort::Fast, Effort::Balanced, Effort::Small];
+
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut out = vec![0; bytes];
+        blake3::Hasher::new().finalize_xof().fill(&mut out);
+        out
+    }
+
+    fn text(bytes: usize) -> Vec<u8> {
+        (0..)
+            .flat_map(|n: u32| format!("line {n} of a log\n").into_bytes())
+            .take(bytes)
+            .collect()
+    }
+
+    #[test]
+    fn every_effort_gives_back_what_was_encoded() {
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
+        let (mut stored, mut raw) = (Vec::new(), Vec::new());
+        for content in [
+            noise(1),
+            text(1),
+            noise(4096),
+            text(4096),
+            noise(1 << 18),
+            text(1 << 20),
+        ] {
+            for effort in EFFORTS {
+                let codec = encoder.encode(&content, effort, &mut stored);
+                assert!(stored.len() <= content.len());
+                decoder
+                    .decode(codec, &stored, content.len(), &mut raw)
+                    .unwrap();
+                assert_eq!(raw, content);
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_stored_as_it_is_and_text_is_not() {
+        let mut encoder = Encoder::new();
+        let mut stored = Vec::new();
+        for effort in EFFORTS {
+            assert_eq!(
+                encoder.encode(&noise(1 << 18), effort, &mut stored),
+                Codec::Raw
+            );
+            assert_eq!(
+                encoder.encode(&noise(4096), effort, &mut stored),
+                Codec::Raw
+            );
+            let codec = encoder.encode(&text(1 << 18), effort, &mut stored);
+            assert_eq!(codec == Codec::Raw, effort == Effort::None);
+        }
+    }
+
+    #[test]
+    fn append_keeps_what_is_there() {
+        let mut encoder = Encoder::new();
+        let content = text(1 << 16);
+        for effort in EFFORTS {
+            let (mut alone, mut after) = (Vec::new(), b"before".to_vec());
+            encoder.encode(&content, effort, &mut alone);
+            encoder.append(&content, effort, &mut after);
+            assert_eq!(after, [b"before".as_slice(), &alone].concat());
+        }
+    }
+
+    #[test]
+    fn another_size_than_expected_is_an_error() {
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
+        let (mut stored, mut raw) = (Vec::new(), Vec::new());
+        for effort in EFFORTS {
+            let codec = encoder.encode(&text(8192), effort, &mut stored);
+            for wrong in [
+                0,
+                1,
+                8191,
+                8193,
+                FRAME_BYTES_MAX,
+                FRAME_BYTES_MAX + 1,
+                usize::MAX,
+            ] {
+                assert!(
+                    decoder.decode(codec, &stored, wrong, &mut raw).is_err(),
+                    "{wrong}"
+                );
+                assert!(raw.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_allocated_for_a_frame_once_buffers_have_grown() {
+        let mut encoder = Encoder::new();
+        let mut stored = Vec::new();
+        encoder.encode(&text(1 << 18), Effort::Fast, &mut stored);
+        encoder.encode(&text(1 << 18), Effort::Small, &mut stored);
+        let before = (stored.capacity(), stored.as_ptr());
+        for effort in EFFORTS {
+            encoder.encode(&text(1 << 18), effort, &mut stored);
+            assert_eq!((stored.capacity(), stored.as_ptr()), before);
+        }
+    }
+
+    #[test]
+    fn a_zero_page_has_no_other_byte() {
+        let mut page = [0; PAGE_BYTES];
+        assert!(is_zero_page(&page));
+        for at in [0, 1, 63, 64, 4000, 4095] {
+            page[at] = 0x80;
+            assert!(!is_zero_page(&page), "{at}");
+            page[at] = 0;
+        }
+    }
+}
