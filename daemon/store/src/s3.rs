@@ -342,6 +342,7 @@ impl Store for S3 {
         }
         let last = offset
             .checked_add(len - 1)
+            .filter(|last| i64::try_from(*last).is_ok())
             .ok_or_else(|| StoreError::out_of_range(key, offset, len, None))?;
         let answer = self
             .read(operation, key, Some(format!("bytes={offset}-{last}")))
