@@ -96,7 +96,9 @@ pub(crate) async fn what_is_absent_is_not_found(store: Shared) {
         .delete(&name, NOW)
         .await
         .expect("deleting nothing succeeds");
-    // The folder of an object is not an object.
+}
+
+pub(crate) async fn a_folder_is_no_object(store: Shared) {
     store
         .put(&key("folder/object"), bytes(1, 1), NOW)
         .await
