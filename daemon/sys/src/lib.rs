@@ -3,7 +3,7 @@
 //!
 //! Every function is synchronous and bounded: what can wait takes a deadline. Nothing here knows
 //! about workloads, images or stores. Linux on x86-64; what depends on the architecture is in
-//! [`arch`].
+//! `arch`.
 //!
 //! Modules in reading order, with the kernel each needs at least:
 //!
@@ -11,12 +11,20 @@
 //! |---|---|---|
 //! | [`wait`] | wait for a descriptor until a deadline | any |
 //! | [`fdpass`] | bytes and descriptors over Unix sockets | any |
+//! | [`pidfd`] | processes that cannot be mistaken | 5.6 |
 //! | [`peer`] | who is at the other end of a socket | 5.3; without a race 6.5 |
 //! | [`spawn`] | descriptors, session, signals, terminal, namespaces of a child | any |
+//! | [`vm`] | memory of another process | any |
+//! | [`pagemap`] | which pages hold something, which were written | 6.7 |
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("lifeboat-sys supports 64-bit Linux only");
 
+mod ioctl;
+
 pub mod fdpass;
+pub mod pagemap;
 pub mod peer;
+pub mod pidfd;
 pub mod spawn;
+pub mod vm;
 pub mod wait;

@@ -9,16 +9,14 @@ use std::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    time::Instant,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
-    io::Errno,
-    process::{Pid, PidfdFlags},
+    process::Pid,
 };
 
-use crate::wait;
+use crate::pidfd::{Pidfd, PidfdError};
 
 /// `SO_PEERPIDFD` of socket(7), kernel 6.5; the same on all architectures with generic numbers.
 const SO_PEERPIDFD: libc::c_int = 77;
@@ -44,7 +42,7 @@ pub struct Peer {
     /// Supplementary groups at the time of connecting.
     pub groups: Vec<u32>,
     /// The process itself. `None`: see [`Peer::pid`].
-    pub pidfd: Option<OwnedFd>,
+    pub pidfd: Option<Pidfd>,
 }
 
 /// Why a peer could not be identified.
@@ -65,12 +63,12 @@ pub enum PeerError {
         pid: i32,
     },
     /// pidfd_open(2) failed.
-    #[error("open a pidfd of peer {pid}")]
+    #[error("open the peer with number {pid}")]
     Pidfd {
         /// Process number of the peer.
         pid: i32,
-        /// The kernel's answer.
-        source: io::Error,
+        /// Why.
+        source: PidfdError,
     },
 }
 
@@ -107,15 +105,16 @@ pub fn identify(socket: impl AsFd) -> Result<Peer, PeerError> {
     })
 }
 
-fn peer_pidfd(socket: impl AsFd, pid: Pid, uid: u32) -> Result<OwnedFd, PeerError> {
+fn peer_pidfd(socket: impl AsFd, pid: Pid, uid: u32) -> Result<Pidfd, PeerError> {
     let number = pid.as_raw_nonzero().get();
     let mut word = [0];
     match socket_words(&socket, SO_PEERPIDFD, &mut word).map_err(|refused| refused.error) {
         Ok(_) => {
             // SAFETY: the kernel has just installed this descriptor for us (socket(7)); nobody
             // else knows its number.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(word[0].cast_signed()) };
-            return if runs(&pidfd) {
+            let fd = unsafe { OwnedFd::from_raw_fd(word[0].cast_signed()) };
+            let pidfd = Pidfd::from_parts(fd, pid);
+            return if pidfd.is_alive() {
                 Ok(pidfd)
             } else {
                 Err(PeerError::Gone { pid: number })
@@ -137,18 +136,15 @@ fn peer_pidfd(socket: impl AsFd, pid: Pid, uid: u32) -> Result<OwnedFd, PeerErro
 }
 
 /// For kernels before 6.5; see [`identify`] for what it cannot exclude.
-fn peer_pidfd_by_number(socket: impl AsFd, pid: Pid, uid: u32) -> Result<OwnedFd, PeerError> {
+fn peer_pidfd_by_number(socket: impl AsFd, pid: Pid, uid: u32) -> Result<Pidfd, PeerError> {
     let number = pid.as_raw_nonzero().get();
-    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(Errno::SRCH) => return Err(PeerError::Gone { pid: number }),
-        Err(errno) => {
-            return Err(PeerError::Pidfd {
-                pid: number,
-                source: errno.into(),
-            });
-        }
-    };
+    let pidfd = Pidfd::open(pid).map_err(|error| match error {
+        PidfdError::Gone { .. } => PeerError::Gone { pid: number },
+        source => PeerError::Pidfd {
+            pid: number,
+            source,
+        },
+    })?;
     // In this order: the user is read by number while the pidfd says that it is still the same
     // process.
     let owner = fs::metadata(format!("/proc/{number}"));
@@ -156,16 +152,11 @@ fn peer_pidfd_by_number(socket: impl AsFd, pid: Pid, uid: u32) -> Result<OwnedFd
         // A process that is not dumpable belongs to root in /proc.
         meta.uid() == uid || meta.uid() == 0
     });
-    if same_user && runs(&pidfd) && connected(socket) {
+    if same_user && pidfd.is_alive() && connected(socket) {
         Ok(pidfd)
     } else {
         Err(PeerError::Gone { pid: number })
     }
-}
-
-/// A pidfd becomes readable when its process ends (pidfd_open(2)).
-fn runs(pidfd: &OwnedFd) -> bool {
-    matches!(wait::readable(pidfd, Instant::now()), Ok(false))
 }
 
 fn connected(socket: impl AsFd) -> bool {

@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod fdpass;
+mod pagemap;
 mod peer;
+mod pidfd;
 mod spawn;
 mod support;
+mod vm;

@@ -2,18 +2,13 @@
 
 use std::{
     io::{Read, Write},
-    os::{
-        fd::AsFd,
-        unix::net::{UnixListener, UnixStream},
-    },
-    time::{Duration, Instant},
+    os::unix::net::{UnixListener, UnixStream},
+    time::Instant,
 };
 
+use lifeboat_sys::peer::{self, PeerError};
+
 use crate::support;
-use lifeboat_sys::{
-    peer::{self, PeerError},
-    wait,
-};
 
 #[test]
 fn a_connected_client_is_known_by_user_groups_and_pidfd() {
@@ -45,10 +40,10 @@ fn a_connected_client_is_known_by_user_groups_and_pidfd() {
 
     // The pidfd is that of the client: it reports its end.
     let pidfd = peer.pidfd.unwrap();
-    assert!(!wait::readable(pidfd.as_fd(), Instant::now()).unwrap());
+    assert!(pidfd.is_alive());
     stream.write_all(b"x").unwrap();
     child.assert_success();
-    assert!(wait::readable(&pidfd, Instant::now() + Duration::from_secs(5)).unwrap());
+    assert!(pidfd.wait_exit(Instant::now() + support::PATIENCE).unwrap());
 }
 
 #[test]

@@ -13,6 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod memory;
+
+pub(crate) use self::memory::Memory;
+
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 /// How long anything in a test may take.
@@ -138,5 +142,21 @@ impl Drop for Child {
             rustix::process::kill_process(self.pid, Signal::KILL).ok();
             rustix::process::waitpid(Some(self.pid), WaitOptions::empty()).ok();
         }
+    }
+}
+
+/// Repeats `attempt` until it has an answer; fails after [`PATIENCE`]. For what the kernel gives no
+/// event to wait for.
+pub(crate) fn until<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = attempt() {
+            return answer;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "nothing happened in {PATIENCE:?}"
+        );
+        std::thread::yield_now();
     }
 }
