@@ -16,12 +16,24 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod capture;
+pub mod command;
 pub mod dump;
+pub mod filter;
+mod hook;
 pub mod image_io;
 pub mod images;
+mod lazy;
 pub mod log;
 pub mod request;
 pub mod restore;
+pub mod serve;
+mod task;
+pub mod wire;
+
+/// What the filter, the hook and this crate say to each other.
+#[path = "../../preload/src/protocol.rs"]
+mod protocol;
 
 pub use bundle::{Bundle, BundleError, CriuVersion};
 pub use dump::{Committing, Described, Dump, DumpDelegate, DumpError, Pending};

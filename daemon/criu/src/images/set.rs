@@ -149,3 +149,18 @@ pub struct AllowedCredentials {
     /// Capabilities that may be in any of the sets, as a bit mask (capabilities(7)).
     pub capabilities: u64,
 }
+
+/// Whether a file is kept in memory when CRIU writes it: all but page contents, contents of
+/// unlinked and temporary files, and System V shared memory.
+#[must_use]
+pub fn is_kept(name: &str) -> bool {
+    const BULK: [&str; 6] = [
+        "pages-",
+        "ghost-file-",
+        "tmpfs-",
+        "autofs-",
+        "bpfmap-data",
+        "ipcns-shm-",
+    ];
+    !BULK.iter().any(|bulk| name.starts_with(bulk))
+}

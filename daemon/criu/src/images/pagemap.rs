@@ -1,0 +1,121 @@
+//! `pagemap-PID.img`: which pages' contents CRIU stored in `pages-N.img`.
+
+use bytes::Bytes;
+use lifeboat_proto::units::{PAGE_SIZE, PageRun, RemoteAddr};
+use prost::Message;
+
+use super::{
+    ImagesError,
+    frame::{Reader, Writer},
+};
+
+const MAGIC: u32 = 0x5608_4025;
+
+/// The page is in an older image that this one builds on. Lifeboat's dumps have none.
+const IN_PARENT: u32 = 1 << 0;
+/// The page may be loaded later.
+const LAZY: u32 = 1 << 1;
+/// The page's content is in `pages-N.img`.
+const PRESENT: u32 = 1 << 2;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Head {
+    #[prost(uint32, required, tag = "1")]
+    pub(super) pages_id: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Entry {
+    #[prost(uint64, required, tag = "1")]
+    vaddr: u64,
+    /// Number of pages before CRIU 4.2; 0 since.
+    #[prost(uint32, required, tag = "2")]
+    compat_nr_pages: u32,
+    #[prost(bool, optional, tag = "3")]
+    in_parent: Option<bool>,
+    #[prost(uint32, optional, tag = "4")]
+    flags: Option<u32>,
+    #[prost(uint64, optional, tag = "5")]
+    nr_pages: Option<u64>,
+}
+
+impl Entry {
+    fn run(&self) -> Option<PageRun> {
+        let pages = self.nr_pages.unwrap_or(u64::from(self.compat_nr_pages));
+        let end = pages
+            .checked_mul(PAGE_SIZE)
+            .and_then(|bytes| self.vaddr.checked_add(bytes))?;
+        let aligned = self.vaddr.is_multiple_of(PAGE_SIZE) && pages > 0;
+        aligned.then(|| PageRun::covering(RemoteAddr(self.vaddr), RemoteAddr(end)))
+    }
+}
+
+/// Whether this is the pagemap of a process (and not of shared memory).
+#[must_use]
+pub fn is_of_process(name: &str) -> bool {
+    name.strip_prefix("pagemap-")
+        .and_then(|rest| rest.strip_suffix(".img"))
+        .is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+/// The pages whose contents are in `pages-N.img`, ascending and disjoint.
+pub(super) fn stored(name: &str, bytes: &Bytes) -> Result<Vec<PageRun>, ImagesError> {
+    let mut runs: Vec<PageRun> = Vec::new();
+    for_each_entry(name, bytes, |_, run| match runs.last_mut() {
+        Some(last) if last.end() == run.start => last.pages += run.pages,
+        _ => runs.push(run),
+    })?;
+    Ok(runs)
+}
+
+/// The same pagemap with every entry marked as to be loaded by CRIU itself, before the tree runs.
+///
+/// A plain dump marks what may be lazy as lazy, and a lazy restore would leave it to the page
+/// server, which does not have it.
+///
+/// # Errors
+/// The file is malformed, or refers to pages that are not in this image.
+pub fn present(name: &str, bytes: &Bytes) -> Result<Bytes, ImagesError> {
+    let mut writer = Writer::new(MAGIC);
+    let mut entries = Vec::new();
+    let head = for_each_entry(name, bytes, |entry, _| {
+        entries.push(Entry {
+            flags: Some(PRESENT),
+            ..entry
+        });
+    })?;
+    writer.entry(&head);
+    for entry in &entries {
+        writer.entry(entry);
+    }
+    Ok(writer.finish())
+}
+
+/// Calls `with` on every entry; they are ascending, disjoint and stored in this image.
+fn for_each_entry(
+    name: &str,
+    bytes: &Bytes,
+    mut with: impl FnMut(Entry, PageRun),
+) -> Result<Head, ImagesError> {
+    let mut reader = Reader::new(name, bytes, MAGIC)?;
+    let head = reader.required::<Head>()?;
+    let mut end = None;
+    while let Some(entry) = reader.entry::<Entry>()? {
+        let flags = entry.flags.unwrap_or(PRESENT);
+        if entry.in_parent == Some(true) || flags & IN_PARENT != 0 || flags & PRESENT == 0 {
+            return Err(reader.malformed("pages that are stored in this image"));
+        }
+        if flags & !(LAZY | PRESENT) != 0 {
+            return Err(reader.malformed("flags that CRIU 4.2 writes"));
+        }
+        let run = entry
+            .run()
+            .ok_or_else(|| reader.malformed("a range of whole pages"))?;
+        if end.is_some_and(|end| end > run.start) {
+            return Err(reader.malformed("ascending ranges"));
+        }
+        end = Some(run.end());
+        with(entry, run);
+    }
+    Ok(head)
+}
