@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, Mode},
+    fs::{self, AtFlags, FileType, Mode},
     io::Errno,
 };
 
@@ -107,6 +107,9 @@ impl Extraction<'_> {
         }
         let (dir, name) = self.parent_of(&path)?;
         let dir = dir.as_fd();
+        if self.tops.iter().any(|top| top.path == path) && !fits_root(dir, &name, &kind) {
+            return Err(ExtractError::RootKind { path });
+        }
         match kind {
             Kind::Directory => {
                 self.directory(dir, &name, &path, attributes)?;
@@ -185,7 +188,7 @@ impl Extraction<'_> {
         attributes: Attributes,
     ) -> Result<(), ExtractError> {
         let top = self.tops.iter_mut().find(|top| top.path == path);
-        let opened = place::directory(dir, name, top.is_some())
+        let opened = place::directory(dir, name)
             .map_err(|source| failed("make the directory", path, source))?;
         if let Some(top) = top {
             top.directory = Some(opened);
@@ -293,5 +296,21 @@ impl Extraction<'_> {
             Mode::empty(),
             STAY_BELOW,
         )?)
+    }
+}
+
+/// Whether a root may become `kind`: it is missing, or a directory stays one and a file stays one. A
+/// root is never a symbolic link, and an archive never changes a directory of the user's into a file.
+fn fits_root(dir: BorrowedFd<'_>, name: &OsStr, kind: &Kind) -> bool {
+    let directory = *kind == Kind::Directory;
+    match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        _ if matches!(kind, Kind::Symlink { .. }) => false,
+        Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => directory,
+            FileType::RegularFile | FileType::Fifo => !directory,
+            _ => false,
+        },
+        // Missing; other errors come again, and are reported, where it is made.
+        Err(_) => true,
     }
 }

@@ -100,8 +100,8 @@ pub(crate) fn open_parent(top: impl AsFd, below: &Path) -> io::Result<(OwnedFd, 
 }
 
 /// Makes the directory `name` in `dir`, or takes the one that is there, and opens it. What else has
-/// the name is removed, except if it is a `root`. The owner may list and change it afterwards.
-pub(crate) fn directory(dir: BorrowedFd<'_>, name: &OsStr, root: bool) -> io::Result<OwnedFd> {
+/// the name is removed. The owner may list and change it afterwards.
+pub(crate) fn directory(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let open = || fs::openat2(dir, name, DIRECTORY, Mode::empty(), STAY_BELOW);
     match fs::mkdirat(dir, name, Mode::RWXU) {
         Ok(()) => return Ok(open()?),
@@ -110,7 +110,7 @@ pub(crate) fn directory(dir: BorrowedFd<'_>, name: &OsStr, root: bool) -> io::Re
     }
     let opened = match open() {
         Ok(opened) => opened,
-        Err(Errno::NOTDIR | Errno::LOOP) if !root => {
+        Err(Errno::NOTDIR | Errno::LOOP) => {
             fs::unlinkat(dir, name, AtFlags::empty())?;
             fs::mkdirat(dir, name, Mode::RWXU)?;
             open()?

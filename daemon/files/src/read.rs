@@ -83,7 +83,7 @@ impl<'a, R: Read> Items<'a, R> {
         let mut items = Self { entries, found: 0 };
         match items.header()? {
             Some((header, body)) if header.entry_type().is_pax_global_extensions() => {
-                let records = items.extended(header.size().unwrap_or(u64::MAX), body)?;
+                let records = items.extended(header.entry_size().unwrap_or(u64::MAX), body)?;
                 match pax::parse(&records).as_deref() {
                     Some([(KEY_VERSION, VERSION)]) => Ok(items),
                     _ => Err(FormatError::Version),
@@ -99,7 +99,7 @@ impl<'a, R: Read> Items<'a, R> {
         let Some((header, body)) = self.header()? else {
             return Err(FormatError::Incomplete { found: self.found });
         };
-        let size = header.size().unwrap_or(u64::MAX);
+        let size = header.entry_size().unwrap_or(u64::MAX);
         if header.entry_type().is_pax_global_extensions() {
             let records = self.extended(size, body)?;
             return self.end(&records).map(|()| None);
@@ -171,7 +171,7 @@ impl<'a, R: Read> Items<'a, R> {
             path: path.clone(),
             why,
         };
-        let size = header.size().map_err(|_| wrong("size"))?;
+        let size = header.entry_size().map_err(|_| wrong("size"))?;
         let link = |what| records.linkpath.ok_or_else(|| wrong(what));
         let kind = match (header.entry_type(), records.sparse_size) {
             (EntryType::Regular, None) => Kind::Regular { size },

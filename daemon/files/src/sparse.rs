@@ -36,7 +36,7 @@ pub(crate) fn segments(file: impl AsFd, size: u64) -> io::Result<Vec<Segment>> {
             Err(error) => return Err(error.into()),
         };
         let end = match seek(&file, SeekFrom::Hole(start)) {
-            Ok(end) if found.len() + 1 < SEGMENTS_MAX => end.min(size),
+            Ok(end) if found.len() + 2 < SEGMENTS_MAX => end.min(size),
             Ok(_) => size,
             // Truncated meanwhile; reading it will tell.
             Err(Errno::NXIO) => size,
@@ -51,10 +51,16 @@ pub(crate) fn segments(file: impl AsFd, size: u64) -> io::Result<Vec<Segment>> {
     Ok(found)
 }
 
-/// The map as it stands before the data, in whole blocks.
-pub(crate) fn encode(segments: &[Segment]) -> Vec<u8> {
-    let mut text = format!("{}\n", segments.len());
-    for segment in segments {
+/// The map as it stands before the data, in whole blocks. A file that ends with a hole gets an empty
+/// part at its end: from that GNU tar knows where the end is.
+pub(crate) fn encode(segments: &[Segment], size: u64) -> Vec<u8> {
+    let end = segments.last().map_or(0, |last| last.offset + last.length);
+    let tail = (end < size).then_some(Segment {
+        offset: size,
+        length: 0,
+    });
+    let mut text = format!("{}\n", segments.len() + usize::from(tail.is_some()));
+    for segment in segments.iter().chain(&tail) {
         text.push_str(&format!("{}\n{}\n", segment.offset, segment.length));
     }
     let mut map = text.into_bytes();
@@ -170,10 +176,13 @@ mod tests {
                 end = segment.offset + length;
                 segment
             }).collect();
-            let bytes = encode(&segments);
+            let bytes = encode(&segments, end);
             let mut input = &bytes[..];
-            prop_assert_eq!(decode(&mut input, end).unwrap(), segments);
+            prop_assert_eq!(decode(&mut input, end).unwrap(), &segments[..]);
             prop_assert!(input.is_empty());
+            let decoded = decode(&mut &encode(&segments, end + 1)[..], end + 1).unwrap();
+            prop_assert_eq!(&decoded[..segments.len()], &segments[..]);
+            prop_assert_eq!(decoded[segments.len()..].to_vec(), [Segment { offset: end + 1, length: 0 }]);
         }
 
         #[test]

@@ -77,7 +77,7 @@ impl<W: Write> Walk<'_, W> {
         if data == size {
             self.entry(path, &stat, target, Kind::Regular { size })?;
         } else {
-            let map = sparse::encode(&segments);
+            let map = sparse::encode(&segments, size);
             let stored = map.len() as u64 + data;
             self.entry(path, &stat, target, Kind::Sparse { size, stored })?;
             self.write(path, &map)?;

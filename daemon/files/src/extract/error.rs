@@ -42,6 +42,15 @@ pub enum ExtractError {
         /// What it points to.
         target: PathBuf,
     },
+    /// A root is one kind of file here and another in the archive, or a symbolic link.
+    #[error(
+        "preserved path {path:?} is not the kind of file that the archive has for it, or is a \
+         symbolic link"
+    )]
+    RootKind {
+        /// The root.
+        path: PathBuf,
+    },
     /// Too many entries, or too large attributes.
     #[error("the archive exceeds the limit of {limit}")]
     Limit {

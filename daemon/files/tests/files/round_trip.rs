@@ -225,6 +225,75 @@ fn what_cannot_travel_is_an_error_that_names_it() {
     assert!(fail(&["/proc/self".into()], Limits::default()).contains("belongs to the machine"));
 }
 
+/// Swallows a stream and does something once, when enough of it has come.
+struct Meddler<F: FnMut()> {
+    left: usize,
+    action: F,
+}
+
+impl<F: FnMut()> std::io::Write for Meddler<F> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.left > 0 && self.left <= bytes.len() {
+            (self.action)();
+        }
+        self.left = self.left.saturating_sub(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn files_that_vanish_shrink_or_change_meanwhile_are_named() {
+    let place = tempdir().unwrap();
+    let root = place.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("first"), vec![1; 4 << 20]).unwrap();
+    fs::write(root.join("second"), b"").unwrap();
+    let open = || {
+        File::options()
+            .write(true)
+            .open(root.join("first"))
+            .unwrap()
+    };
+    let roots = std::slice::from_ref(&root);
+    let archive = |action: &dyn Fn()| {
+        archive(
+            roots,
+            Meddler {
+                left: 1 << 20,
+                action,
+            },
+            Limits::default(),
+        )
+    };
+
+    let summary = archive(&|| open().write_all_at(b"x", 0).unwrap()).unwrap();
+    assert!(
+        summary.warnings[0].contains("/first\" was changed"),
+        "{summary:?}"
+    );
+    match archive(&|| fs::remove_file(root.join("second")).unwrap()).unwrap_err() {
+        ArchiveError::Vanished { path } => assert_eq!(path, root.join("second")),
+        other => panic!("{other:?}"),
+    }
+    match archive(&|| open().set_len(3 << 20).unwrap()).unwrap_err() {
+        ArchiveError::Shrank {
+            path,
+            expected,
+            found,
+        } => {
+            assert_eq!(
+                (path, expected, found),
+                (root.join("first"), 4 << 20, 3 << 20)
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_receiver_that_goes_away_is_an_error_with_the_place() {
     let place = tempdir().unwrap();
