@@ -1,0 +1,63 @@
+//! `status` without a name, and `check`.
+
+use lifeboat_client::Client;
+
+use super::{EXIT_FAILED, Failure, print};
+use crate::{
+    cli::Output,
+    render::{Table, or_dash, pairs, size},
+    view::{CapabilityView, NodeView},
+};
+
+/// Shows the node.
+pub(super) async fn status(client: &mut Client, output: Output) -> Result<u8, Failure> {
+    let view = NodeView::from(client.node_status().await?);
+    print(output, &view, || {
+        let rate = match view.upload_bytes_per_second {
+            0 => "nothing uploaded yet".to_owned(),
+            rate => format!("{}/s", size(rate)),
+        };
+        let notice = match &view.notice {
+            None => "none".to_owned(),
+            Some(notice) => {
+                let deadline = or_dash(notice.deadline.clone());
+                format!(
+                    "{} from {}, deadline {deadline}",
+                    notice.kind, notice.source
+                )
+            }
+        };
+        pairs(&[
+            ("node", view.node.clone()),
+            ("daemon", view.version.clone()),
+            ("criu", view.criu_version.clone()),
+            ("store", view.store.clone()),
+            ("running since", or_dash(view.started_at.clone())),
+            ("workloads", view.workloads.to_string()),
+            ("upload rate", rate),
+            ("notice", notice),
+        ])
+    })?;
+    Ok(0)
+}
+
+/// Checks the node. What is missing is a failure; what is merely degraded is not.
+pub(super) async fn check(client: &mut Client, output: Output) -> Result<u8, Failure> {
+    let capabilities = client.check().await?.capabilities;
+    let views: Vec<CapabilityView> = capabilities.into_iter().map(Into::into).collect();
+    print(output, &views, || {
+        let mut table = Table::new(&["AREA", "CAPABILITY", "STATE", "FOUND", "WHAT TO DO"]);
+        for view in &views {
+            table.row([
+                view.area.clone(),
+                view.name.clone(),
+                view.state.to_owned(),
+                view.found.clone(),
+                view.remedy.clone().unwrap_or_default(),
+            ]);
+        }
+        table.render()
+    })?;
+    let missing = views.iter().any(|view| view.state == "missing");
+    Ok(if missing { EXIT_FAILED } else { 0 })
+}
