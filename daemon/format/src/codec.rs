@@ -7,12 +7,12 @@
 
 use std::{fmt, io::Cursor};
 
-use lifeboat_proto::units::PAGE_BYTES;
+use lifeboat_proto::{image, units::PAGE_BYTES};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into};
 use zstd::bulk::{Compressor, Decompressor};
 
 use crate::{
-    error::{FormatError, Object},
+    error::{FormatError, Object, Problem},
     frame::FRAME_BYTES_MAX,
 };
 
@@ -244,6 +244,29 @@ pub fn is_zero_page(page: &[u8; PAGE_BYTES]) -> bool {
         .0
         .iter()
         .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+impl From<Codec> for image::Codec {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::Raw => Self::Raw,
+            Codec::Lz4 => Self::Lz4,
+            Codec::Zstd => Self::Zstd,
+        }
+    }
+}
+
+impl TryFrom<i32> for Codec {
+    type Error = Problem;
+
+    fn try_from(codec: i32) -> Result<Self, Problem> {
+        match image::Codec::try_from(codec) {
+            Ok(image::Codec::Raw) => Ok(Self::Raw),
+            Ok(image::Codec::Lz4) => Ok(Self::Lz4),
+            Ok(image::Codec::Zstd) => Ok(Self::Zstd),
+            Ok(image::Codec::Unspecified) | Err(_) => Err(Problem::UnknownValue(codec)),
+        }
+    }
 }
 
 impl Default for Encoder {

@@ -69,7 +69,9 @@ impl FrameRef {
     /// Whole pages in the content.
     #[must_use]
     pub const fn pages(&self) -> u32 {
-        self.raw_bytes / PAGE_BYTES as u32
+        const PAGE: u32 = 4096;
+        const _: () = assert!(PAGE as usize == PAGE_BYTES);
+        self.raw_bytes / PAGE
     }
 }
 
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn pages_come_back_as_they_were() {
-        let raw: Vec<u8> = (0..3 * PAGE_BYTES).map(|at| (at / 100) as u8).collect();
+        let raw: Vec<u8> = (0..3 * PAGE_BYTES).map(|at| at.to_le_bytes()[1]).collect();
         for effort in [Effort::None, Effort::Fast, Effort::Balanced] {
             let (frame, stored) = frame(&raw, effort);
             let sealed = StoredFrame::new(stored)

@@ -17,6 +17,7 @@ mod envelope;
 pub mod error;
 pub mod frame;
 pub mod head;
+pub mod index;
 pub mod keys;
 pub mod manifest;
 pub mod owner;
@@ -31,6 +32,7 @@ pub use frame::{
     FRAME_BYTES_MAX, FRAME_PAGES_MAX, FrameRef, SealedFrame, StoredFrame, VerifiedFrame,
 };
 pub use head::{Head, HeadState, LatestManifest};
+pub use index::{Displaced, LivePages, PageIndexMap};
 pub use manifest::Manifest;
 pub use owner::FrameOwner;
 pub use pack::{PackBuilder, PackDirectory, PackOrigin};

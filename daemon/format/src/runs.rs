@@ -33,17 +33,19 @@ pub struct FramePage {
 /// Ascending, disjoint runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageRuns {
-    /// First page, number of pages and page in the frame, in one word: see [`Key`].
-    keys: Vec<Key>,
-    /// Frames of the runs, in the same order.
-    frames: Vec<u32>,
+    runs: Vec<PackedRun>,
 }
 
-/// A run without its frame, in one word that sorts by address: 52 bits of first page, 6 bits of
-/// number of pages less one, 6 bits of page in the frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key(u64);
+/// A run in 12 bytes. The first two words sort by address: 52 bits of first page, 6 bits of number
+/// of pages less one, 6 bits of page in the frame. Words of 4 bytes, since 8 would need padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackedRun {
+    high: u32,
+    low: u32,
+    frame: u32,
+}
 
+const _: () = assert!(size_of::<PackedRun>() == 12);
 const COUNT_BITS: u32 = 6;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const _: () = assert!(FRAME_PAGES_MAX == 1 << COUNT_BITS);
@@ -93,46 +95,77 @@ impl PageRunRef {
         })
     }
 
+    /// This run and `next`, which continues it.
+    pub(crate) fn joined(&self, next: &Self) -> Self {
+        Self {
+            run: PageRun::new(self.run.start, self.run.pages + next.run.pages),
+            ..*self
+        }
+    }
+
     /// Whether `next` continues this run, in memory and in the frame.
-    fn continues(&self, next: &Self) -> bool {
+    pub(crate) fn continues(&self, next: &Self) -> bool {
         self.run.end() == next.run.start
             && self.frame == next.frame
             && u64::from(self.frame_page) + self.run.pages == u64::from(next.frame_page)
     }
 }
 
-impl Key {
-    /// The key of a run that passed [`PageRunRef::check`].
+impl PackedRun {
+    /// Packs a run that passed [`PageRunRef::check`].
     pub(crate) fn new(run: &PageRunRef) -> Self {
         debug_assert!(run.check().is_ok());
-        let pages = run.run.pages - 1;
-        let place = pages << COUNT_BITS | u64::from(run.frame_page);
-        Self(run.run.start.0 << (2 * COUNT_BITS) | place)
+        let place = (run.run.pages - 1) << COUNT_BITS | u64::from(run.frame_page);
+        let word = run.run.start.0 << (2 * COUNT_BITS) | place;
+        let [low, high] = halves(word);
+        Self {
+            high,
+            low,
+            frame: run.frame,
+        }
     }
 
-    pub(crate) fn start(self) -> PageIndex {
-        PageIndex(self.0 >> (2 * COUNT_BITS))
-    }
-
-    pub(crate) fn run(self, frame: u32) -> PageRunRef {
-        let pages = (self.0 >> COUNT_BITS & COUNT_MASK) + 1;
-        let frame_page = u32::try_from(self.0 & COUNT_MASK).expect("6 bits fit");
+    /// The run.
+    pub(crate) fn get(self) -> PageRunRef {
+        let word = self.word();
+        let pages = (word >> COUNT_BITS & COUNT_MASK) + 1;
+        let frame_page = self.low & ((1 << COUNT_BITS) - 1);
         PageRunRef {
             run: PageRun::new(self.start(), pages),
-            frame,
+            frame: self.frame,
             frame_page,
         }
     }
+
+    /// The first page.
+    pub(crate) fn start(self) -> PageIndex {
+        PageIndex(self.word() >> (2 * COUNT_BITS))
+    }
+
+    /// The page after the last one.
+    pub(crate) fn end(self) -> PageIndex {
+        self.get().run.end()
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.high) << 32 | u64::from(self.low)
+    }
+}
+
+/// The lower and the upper half of a word.
+fn halves(word: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = word.to_le_bytes();
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
 }
 
 impl PageRuns {
     /// No runs.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            keys: Vec::new(),
-            frames: Vec::new(),
-        }
+        Self { runs: Vec::new() }
     }
 
     /// Appends a run. What continues the last run is joined with it.
@@ -142,42 +175,35 @@ impl PageRuns {
     /// [`Problem`] for a run that cannot be stored or does not lie after the last one.
     pub fn push(&mut self, run: PageRunRef) -> Result<(), Problem> {
         run.check()?;
-        if let Some(last) = self.last() {
-            if run.run.start < last.run.end() {
+        if let Some(last) = self.runs.last_mut() {
+            let before = last.get();
+            if run.run.start < before.run.end() {
                 return Err(Problem::NotAscending);
             }
-            if last.continues(&run) {
-                let pages = last.run.pages + run.run.pages;
-                let joined = PageRunRef {
-                    run: PageRun::new(last.run.start, pages),
-                    ..last
-                };
-                let at = self.keys.len() - 1;
-                self.keys[at] = Key::new(&joined);
+            if before.continues(&run) {
+                *last = PackedRun::new(&before.joined(&run));
                 return Ok(());
             }
         }
-        self.keys.push(Key::new(&run));
-        self.frames.push(run.frame);
+        self.runs.push(PackedRun::new(&run));
         Ok(())
     }
 
     /// Makes room for `runs` more.
     pub fn reserve(&mut self, runs: usize) {
-        self.keys.reserve_exact(runs);
-        self.frames.reserve_exact(runs);
+        self.runs.reserve_exact(runs);
     }
 
     /// Number of runs.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.runs.len()
     }
 
     /// Whether there is no run.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.runs.is_empty()
     }
 
     /// Number of pages in all runs.
@@ -189,27 +215,24 @@ impl PageRuns {
     /// Memory that it takes, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.keys.capacity() * size_of::<Key>() + self.frames.capacity() * size_of::<u32>()
+        self.runs.capacity() * size_of::<PackedRun>()
     }
 
     /// The run number `at`.
     #[must_use]
     pub fn get(&self, at: usize) -> Option<PageRunRef> {
-        Some(self.keys.get(at)?.run(self.frames[at]))
+        self.runs.get(at).map(|run| run.get())
     }
 
     /// The last run.
     #[must_use]
     pub fn last(&self) -> Option<PageRunRef> {
-        self.get(self.len().checked_sub(1)?)
+        self.runs.last().map(|run| run.get())
     }
 
     /// All runs, in the order of addresses.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = PageRunRef> + ExactSizeIterator + '_ {
-        self.keys
-            .iter()
-            .zip(&self.frames)
-            .map(|(key, frame)| key.run(*frame))
+        self.runs.iter().map(|run| run.get())
     }
 
     /// Where `page` is stored. `None` means that the page was zero (or is not captured).
@@ -229,14 +252,19 @@ impl PageRuns {
 
     /// Number of the first run that begins after `page`.
     fn first_after(&self, page: PageIndex) -> usize {
-        self.keys.partition_point(|key| key.start() <= page)
+        self.runs.partition_point(|run| run.start() <= page)
     }
 
     /// The frames in the order in which their pages come first in memory, each once.
     pub fn frames_in_address_order(&self) -> impl Iterator<Item = u32> + '_ {
-        let most = self.frames.iter().max().map_or(0, |max| *max as usize + 1);
+        let most = self
+            .runs
+            .iter()
+            .map(|run| run.frame)
+            .max()
+            .map_or(0, |max| max as usize + 1);
         let mut seen = vec![0u64; most.div_ceil(64)];
-        self.frames.iter().copied().filter(move |frame| {
+        self.runs.iter().map(|run| run.frame).filter(move |frame| {
             let (word, bit) = (*frame as usize / 64, 1 << (frame % 64));
             let fresh = seen[word] & bit == 0;
             seen[word] |= bit;
@@ -246,8 +274,8 @@ impl PageRuns {
 
     /// The same runs with other frame numbers.
     pub(crate) fn renumber(&mut self, frame: impl Fn(u32) -> u32) {
-        for old in &mut self.frames {
-            *old = frame(*old);
+        for run in &mut self.runs {
+            run.frame = frame(run.frame);
         }
     }
 }
@@ -271,7 +299,7 @@ mod tests {
             run(PAGE_INDEX_END - 64, 64, u32::MAX, 0),
             run(7, 1, 3, 63),
         ] {
-            assert_eq!(Key::new(&run).run(run.frame), run);
+            assert_eq!(PackedRun::new(&run).get(), run);
         }
     }
 

@@ -116,8 +116,8 @@ impl Manifest {
             }
             check_ranges(space).map_err(|(name, p)| invalid(field(&name), p))?;
             self.check_runs(&space.runs)
-                .map_err(|(at, p)| invalid(run_field(&field, at), p))?;
-            check_captured(space).map_err(|at| invalid(run_field(&field, at), Problem::Outside))?;
+                .map_err(|(at, p)| invalid(run_field(field, at), p))?;
+            check_captured(space).map_err(|at| invalid(run_field(field, at), Problem::Outside))?;
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Manifest {
             }
             between(object.pages, 1, PAGE_INDEX_END).map_err(|p| invalid(field("pages"), p))?;
             self.check_runs(&object.runs)
-                .map_err(|(at, p)| invalid(run_field(&field, at), p))?;
+                .map_err(|(at, p)| invalid(run_field(field, at), p))?;
             if object
                 .runs
                 .last()

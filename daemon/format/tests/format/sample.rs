@@ -1,5 +1,5 @@
 //! Small stored objects with every field in use.
-#![allow(dead_code, reason = "each test file uses its part of it")]
+#![expect(clippy::unwrap_used, reason = "these values are constants")]
 
 use bytes::Bytes;
 use lifeboat_format::{
@@ -61,7 +61,7 @@ pub(crate) fn runs(all: &[PageRunRef]) -> PageRuns {
 /// Pages with little to compress (`n` even) or much (`n` odd); always the same.
 pub(crate) fn pages(n: u64, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count * PAGE_BYTES];
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         blake3::Hasher::new()
             .update(&n.to_le_bytes())
             .finalize_xof()
@@ -70,7 +70,7 @@ pub(crate) fn pages(n: u64, count: usize) -> Vec<u8> {
         bytes
             .iter_mut()
             .enumerate()
-            .for_each(|(at, byte)| *byte = (at / 64) as u8);
+            .for_each(|(at, byte)| *byte = (at / 64).to_le_bytes()[0]);
     }
     bytes
 }

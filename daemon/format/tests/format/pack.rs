@@ -1,7 +1,6 @@
 //! What a pack promises to whoever reads it.
 
-mod common;
-
+use crate::sample;
 use bytes::Bytes;
 use lifeboat_format::{
     Codec, Decoder, Effort, Encoder, FormatError, FrameOwner, PackBuilder, PackDirectory, Seal,
@@ -11,11 +10,11 @@ use lifeboat_format::{
 
 #[test]
 fn frames_are_found_by_directory_and_by_reference() {
-    for seal in [Seal::plain(), Seal::keyed(&common::key())] {
-        let (pack, bytes, frames, contents) = common::pack(&seal);
+    for seal in [Seal::plain(), Seal::keyed(&sample::key())] {
+        let (pack, bytes, frames, contents) = sample::pack(&seal);
         let directory = PackDirectory::verify(&bytes, 0, &seal).unwrap();
         assert_eq!(directory.id, pack.id);
-        assert_eq!(directory.origin, common::origin());
+        assert_eq!(directory.origin, sample::origin());
         let found: Vec<_> = directory.entries.iter().map(|entry| entry.frame).collect();
         assert_eq!(found, frames);
         let codecs: Vec<_> = frames.iter().map(|frame| frame.codec).collect();
@@ -38,7 +37,7 @@ fn frames_are_found_by_directory_and_by_reference() {
 #[test]
 fn a_short_tail_tells_how_much_is_needed() {
     let seal = Seal::plain();
-    let (_, bytes, ..) = common::pack(&seal);
+    let (_, bytes, ..) = sample::pack(&seal);
     let size = bytes.len() as u64;
     let parse = |tail: usize| PackDirectory::parse(&bytes[bytes.len() - tail..], size, 0, &seal);
     let Err(FormatError::Truncated { needed, .. }) = parse(64) else {
@@ -54,7 +53,7 @@ fn a_pack_never_outgrows_its_limit_and_its_memory_is_used_again() {
     let seal = Seal::plain();
     let (mut encoder, raw) = (Encoder::new(), vec![7; 1 << 20]);
     let owner = FrameOwner::Files { offset: 0 };
-    let mut builder = PackBuilder::with_buffer(0, &common::origin(), &seal, usize::MAX, Vec::new());
+    let mut builder = PackBuilder::with_buffer(0, &sample::origin(), &seal, usize::MAX, Vec::new());
     let mut added = 0;
     while builder
         .encode(&mut encoder, &raw, Effort::None, &owner)
@@ -73,7 +72,7 @@ fn a_pack_never_outgrows_its_limit_and_its_memory_is_used_again() {
     let shared = bytes.clone();
     assert!(recycle(shared).is_none());
     let buffer = recycle(bytes).unwrap();
-    let mut builder = PackBuilder::with_buffer(1, &common::origin(), &seal, 1 << 20, buffer);
+    let mut builder = PackBuilder::with_buffer(1, &sample::origin(), &seal, 1 << 20, buffer);
     builder
         .encode(&mut encoder, &raw, Effort::None, &owner)
         .unwrap();
@@ -82,12 +81,12 @@ fn a_pack_never_outgrows_its_limit_and_its_memory_is_used_again() {
 
 #[test]
 fn content_that_no_reader_would_take_is_not_written() {
-    let mut builder = PackBuilder::new(0, &common::origin(), &Seal::plain());
+    let mut builder = PackBuilder::new(0, &sample::origin(), &Seal::plain());
     let mut encoder = Encoder::new();
     let files = FrameOwner::Files { offset: 0 };
     let memory = |start, pages| FrameOwner::Memory {
         pid: 1,
-        runs: vec![common::range(start, pages)],
+        runs: vec![sample::range(start, pages)],
     };
     let image = |name: &str| FrameOwner::Image {
         name: name.into(),
@@ -116,7 +115,7 @@ fn content_that_no_reader_would_take_is_not_written() {
 #[test]
 fn a_pack_of_another_size_than_its_directory_says_is_refused() {
     let seal = Seal::plain();
-    let (_, bytes, ..) = common::pack(&seal);
+    let (_, bytes, ..) = sample::pack(&seal);
     let longer = Bytes::from([&bytes[..16], b"hole", &bytes[16..]].concat());
     assert!(PackDirectory::verify(&longer, 0, &seal).is_err());
     assert!(PackDirectory::parse(&bytes, bytes.len() as u64 + 1, 0, &seal).is_err());
