@@ -7,7 +7,7 @@ use lifeboat_proto::units::PageRun;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt,
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{io::Interest, net::UnixStream};
 
 use crate::{DumpDelegate, ImageError, protocol};
 
@@ -41,18 +41,19 @@ pub enum FilterError {
 }
 
 /// Makes the socket: the daemon's end, and the one that CRIU inherits.
-pub(crate) fn pair() -> io::Result<(AsyncFd<OwnedFd>, OwnedFd)> {
+pub(crate) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     sockopt::set_socket_timeout(&theirs, sockopt::Timeout::Recv, Some(ANSWER_WITHIN))?;
     sockopt::set_socket_timeout(&theirs, sockopt::Timeout::Send, Some(ANSWER_WITHIN))?;
     rustix::io::ioctl_fionbio(&ours, true)?;
-    Ok((AsyncFd::register(ours)?, theirs))
+    // tokio has no type for this kind of socket; only its readiness is used, never its streams.
+    Ok((UnixStream::from_std(ours.into())?, theirs))
 }
 
 /// Answers questions until CRIU has closed its end.
 pub(crate) async fn serve(
-    socket: AsyncFd<OwnedFd>,
+    socket: UnixStream,
     delegate: Arc<dyn DumpDelegate>,
 ) -> Result<(), FilterError> {
     let mut frozen = false;
@@ -97,10 +98,10 @@ fn ranges(runs: &[PageRun]) -> Option<Vec<(u64, u64)>> {
 }
 
 /// The process that is asked about; `None` at the end.
-async fn question(socket: &AsyncFd<OwnedFd>) -> Result<Option<u32>, FilterError> {
+async fn question(socket: &UnixStream) -> Result<Option<u32>, FilterError> {
     let mut bytes = [0; protocol::QUESTION_BYTES];
     let received = socket
-        .async_io(tokio::io::Interest::READABLE, |socket| {
+        .async_io(Interest::READABLE, || {
             let (_, length) = recv(socket, &mut bytes[..], RecvFlags::TRUNC)?;
             Ok(length)
         })
@@ -119,7 +120,7 @@ async fn question(socket: &AsyncFd<OwnedFd>) -> Result<Option<u32>, FilterError>
     }
 }
 
-async fn answer(socket: &AsyncFd<OwnedFd>, ranges: &[(u64, u64)]) -> Result<(), FilterError> {
+async fn answer(socket: &UnixStream, ranges: &[(u64, u64)]) -> Result<(), FilterError> {
     let mut head = [0; protocol::ANSWER_BYTES];
     head[..4].copy_from_slice(&protocol::ANSWER_MAGIC.to_ne_bytes());
     let count = u64::try_from(ranges.len()).expect("at most RANGES_MAX");
@@ -138,9 +139,9 @@ async fn answer(socket: &AsyncFd<OwnedFd>, ranges: &[(u64, u64)]) -> Result<(), 
     Ok(())
 }
 
-async fn send_message(socket: &AsyncFd<OwnedFd>, message: &[u8]) -> Result<(), FilterError> {
+async fn send_message(socket: &UnixStream, message: &[u8]) -> Result<(), FilterError> {
     socket
-        .async_io(tokio::io::Interest::WRITABLE, |socket| {
+        .async_io(Interest::WRITABLE, || {
             Ok(send(socket, message, SendFlags::NOSIGNAL)?)
         })
         .await

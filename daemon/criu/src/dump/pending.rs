@@ -1,9 +1,11 @@
 //! A frozen tree whose daemon died while a commit was being attempted.
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
-use lifeboat_sys::peer;
-use tokio::io::{Interest, unix::AsyncFd};
+use lifeboat_sys::{peer, pidfd::Pidfd};
 
 use super::{DumpError, LOG};
 use crate::{
@@ -23,8 +25,7 @@ pub struct Pending {
     hook: Hook,
     /// Kept until CRIU is gone, so that the hook finds a daemon if the verdict is lost.
     _hooks: HookListener,
-    /// CRIU's pidfd.
-    criu: AsyncFd<OwnedFd>,
+    criu: Pidfd,
     work_dir: WorkDir,
 }
 
@@ -100,16 +101,22 @@ impl Pending {
             inner_pid: 0,
             source,
         })?;
-        // A pidfd becomes readable when its process ends.
-        match tokio::time::timeout(EXIT_WITHIN, self.criu.ready(Interest::READABLE)).await {
-            Ok(ready) => ready.map(|_| ()).map_err(DumpError::Wait),
-            Err(_) => Err(DumpError::Stuck { doing }),
+        let deadline = Instant::now() + EXIT_WITHIN;
+        let criu = self.criu;
+        let ended = tokio::task::spawn_blocking(move || criu.wait_exit(deadline)).await;
+        match ended
+            .map_err(io::Error::other)
+            .map(|ended| ended.map_err(io::Error::other))
+        {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(DumpError::Stuck { doing }),
+            Ok(Err(source)) | Err(source) => Err(DumpError::Wait(source)),
         }
     }
 }
 
 /// The process that runs the hook.
-fn criu_of(hook: &Hook) -> io::Result<AsyncFd<OwnedFd>> {
+fn criu_of(hook: &Hook) -> io::Result<Pidfd> {
     let peer = peer::identify(hook.socket()).map_err(io::Error::other)?;
     let pid = peer.pid.ok_or(io::ErrorKind::NotFound)?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -118,6 +125,5 @@ fn criu_of(hook: &Hook) -> io::Result<AsyncFd<OwnedFd>> {
         .find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
         .and_then(rustix::process::Pid::from_raw)
         .ok_or(io::ErrorKind::InvalidData)?;
-    let pidfd = rustix::process::pidfd_open(parent, rustix::process::PidfdFlags::NONBLOCK)?;
-    AsyncFd::register_with_interest(pidfd, Interest::READABLE)
+    Pidfd::open(parent).map_err(io::Error::other)
 }

@@ -1,0 +1,189 @@
+//! For tests: a program that notices when its memory is not what it wrote.
+//!
+//! `counting MEBIBYTES MODE…`: fills that much memory with a pattern, then rewrites a part of it
+//! and checks a part of it, round after round. Each good round prints its number. Modes:
+//!
+//! - `fork`: two children do the same, on copies of the parent's memory.
+//! - `threads`: three threads check too.
+//! - `aligned`: a thread waits with a stack pointer at a page's start.
+//! - `echo`: lines from standard input are printed, as `echo LINE`.
+
+use std::{
+    env,
+    io::{self, BufRead, Write},
+    process::ExitCode,
+    sync::{
+        Arc, RwLock,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
+
+const WORDS: usize = 512;
+
+struct Memory {
+    pages: Vec<[u64; WORDS]>,
+    versions: Vec<u64>,
+}
+
+impl Memory {
+    fn new(mebibytes: usize) -> Self {
+        let count = mebibytes * 256;
+        let mut memory = Self {
+            pages: vec![[0; WORDS]; count],
+            versions: vec![0; count],
+        };
+        (0..count).for_each(|page| memory.write(page, 1));
+        memory
+    }
+
+    fn write(&mut self, page: usize, version: u64) {
+        for (word, value) in self.pages[page].iter_mut().enumerate() {
+            *value = pattern(page, word, version);
+        }
+        self.versions[page] = version;
+    }
+
+    fn check(&self, page: usize) -> Result<(), String> {
+        let version = self.versions[page];
+        match (0..WORDS).find(|word| self.pages[page][*word] != pattern(page, *word, version)) {
+            None => Ok(()),
+            Some(word) => Err(format!(
+                "page {page} word {word}: {:#x} instead of version {version}",
+                self.pages[page][word]
+            )),
+        }
+    }
+}
+
+fn pattern(page: usize, word: usize, version: u64) -> u64 {
+    ((page as u64) << 32 | word as u64).wrapping_add(version.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1);
+    let mebibytes = arguments
+        .next()
+        .and_then(|text| text.parse().ok())
+        .expect("MEBIBYTES");
+    let modes: Vec<String> = arguments.collect();
+    let has = |mode: &str| modes.iter().any(|given| given == mode);
+
+    let memory = Arc::new(RwLock::new(Memory::new(mebibytes)));
+    let mut name = "root";
+    if has("fork") {
+        name = fork_twice();
+    }
+    for number in 0..if has("threads") { 3 } else { 0 } {
+        let memory = Arc::clone(&memory);
+        thread::spawn(move || check_for_ever(&memory, number));
+    }
+    if has("aligned") {
+        thread::spawn(wait_with_aligned_stack);
+    }
+    let lines = has("echo").then(lines);
+    match rounds(name, &memory, lines) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{name} BAD {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Only the first process prints anything good.
+fn rounds(
+    name: &str,
+    memory: &RwLock<Memory>,
+    lines: Option<mpsc::Receiver<String>>,
+) -> Result<(), String> {
+    let (_keep, nothing) = mpsc::channel();
+    let lines = lines.unwrap_or(nothing);
+    for round in 2_usize.. {
+        {
+            let mut memory = memory.write().map_err(|_| "poisoned")?;
+            let count = memory.pages.len();
+            for step in 0..count / 16 {
+                memory.write((round * 7919 + step * 13) % count, round as u64);
+            }
+        }
+        let memory = memory.read().map_err(|_| "poisoned")?;
+        for page in 0..memory.pages.len() {
+            memory
+                .check(page)
+                .map_err(|error| format!("round {round}: {error}"))?;
+        }
+        drop(memory);
+        if name == "root" {
+            println!("root {round}");
+        }
+        match lines.recv_timeout(Duration::from_millis(10)) {
+            Ok(line) => println!("echo {line}"),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => thread::park_timeout(Duration::from_millis(10)),
+        }
+        io::stdout().flush().map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn check_for_ever(memory: &RwLock<Memory>, number: usize) {
+    for round in number.. {
+        let memory = memory.read().expect("not poisoned");
+        let page = round * 31 % memory.pages.len();
+        if let Err(error) = memory.check(page) {
+            println!("thread BAD {error}");
+        }
+        drop(memory);
+        if round % 64 == 0 {
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+}
+
+fn lines() -> mpsc::Receiver<String> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+/// Which of the three processes this is.
+fn fork_twice() -> &'static str {
+    for name in ["first", "second"] {
+        // SAFETY: there are no threads yet.
+        if let Ok(nix::unistd::ForkResult::Child) = unsafe { nix::unistd::fork() } {
+            return name;
+        }
+    }
+    "root"
+}
+
+/// Waits in a system call with a stack pointer at a page's start.
+fn wait_with_aligned_stack() {
+    // SAFETY: moves the stack pointer down, within this thread's stack of 2 MiB, makes the system
+    // call pause(2), and moves it back.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!(
+            "mov {saved}, rsp",
+            "sub rsp, 8192",
+            "and rsp, -4096",
+            "2:",
+            "mov eax, 34",
+            "syscall",
+            "jmp 2b",
+            "mov rsp, {saved}",
+            saved = out(reg) _,
+            out("rax") _,
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+}

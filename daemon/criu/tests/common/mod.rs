@@ -1,0 +1,172 @@
+//! What the tests share: a hold in fresh namespaces, images in memory, capture of hidden pages, a
+//! page server. All of it real processes and the real CRIU; root only.
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "for tests, of which each uses a part"
+)]
+
+pub mod hold;
+pub mod memory;
+pub mod server;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_criu::{
+    Bundle, ImageError, ImageReader, ImageSink, ImageSource, ImageWriter, WorkDir,
+};
+
+/// Where cargo puts programs.
+pub fn target() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    test.ancestors()
+        .nth(2)
+        .expect("target/PROFILE/deps/TEST")
+        .to_owned()
+}
+
+/// One of this package's examples.
+pub fn example(name: &str) -> PathBuf {
+    build();
+    target().join("examples").join(name)
+}
+
+/// Builds what a single test target does not bring with it.
+fn build() {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        for what in [
+            ["lifeboat-preload", "--lib", "--bins"],
+            ["lifeboat-criu", "--lib", "--examples"],
+        ] {
+            let built = Command::new(&cargo)
+                .args(["build", "--quiet", "--package"])
+                .args(what)
+                .status()
+                .expect("cargo runs");
+            assert!(built.success(), "{what:?} builds");
+        }
+    });
+}
+
+/// The bundle, with the page filter and the hook of this tree.
+pub fn bundle() -> Bundle {
+    build();
+    let dir =
+        std::env::var_os("LIFEBOAT_CRIU_BUNDLE").unwrap_or_else(|| "/usr/lib/lifeboat/criu".into());
+    let preload = target().join("liblifeboat_preload.so");
+    Bundle::with_tools(Path::new(&dir), &preload, &target().join("lifeboat-hook"))
+        .expect("the bundle is there: deploy/criu/bundle.sh makes it")
+}
+
+/// A private directory with a short path, gone at the end.
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    pub fn new() -> Self {
+        Self(
+            tempfile::Builder::new()
+                .prefix("lb")
+                .tempdir_in("/tmp")
+                .expect("a directory"),
+        )
+    }
+
+    pub fn work_dir(&self) -> WorkDir {
+        WorkDir::same(self.0.path())
+    }
+}
+
+/// Image files in memory.
+#[derive(Clone, Default)]
+pub struct Images(Arc<Mutex<BTreeMap<String, Bytes>>>);
+
+impl Images {
+    pub fn total(&self) -> usize {
+        self.0
+            .lock()
+            .expect("not poisoned")
+            .values()
+            .map(Bytes::len)
+            .sum()
+    }
+
+    pub fn get(&self, name: &str) -> Option<Bytes> {
+        self.0.lock().expect("not poisoned").get(name).cloned()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .expect("not poisoned")
+            .keys()
+            .cloned()
+            .collect()
+    }
+}
+
+#[async_trait]
+impl ImageSink for Images {
+    async fn open(&self, name: &str) -> Result<Box<dyn ImageWriter>, ImageError> {
+        Ok(Box::new(Writer {
+            to: self.clone(),
+            name: name.to_owned(),
+            bytes: Vec::new(),
+        }))
+    }
+}
+
+struct Writer {
+    to: Images,
+    name: String,
+    bytes: Vec<u8>,
+}
+
+#[async_trait]
+impl ImageWriter for Writer {
+    async fn write(&mut self, piece: Bytes) -> Result<(), ImageError> {
+        assert!(!piece.is_empty(), "pieces are not empty");
+        self.bytes.extend_from_slice(&piece);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<(), ImageError> {
+        let known = self
+            .to
+            .0
+            .lock()
+            .expect("not poisoned")
+            .insert(self.name.clone(), self.bytes.into());
+        assert!(known.is_none(), "{} is written once", self.name);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ImageSource for Images {
+    async fn open(&self, name: &str) -> Result<Option<Box<dyn ImageReader>>, ImageError> {
+        Ok(self
+            .get(name)
+            .map(|bytes| Box::new(Reader(bytes)) as Box<dyn ImageReader>))
+    }
+}
+
+struct Reader(Bytes);
+
+#[async_trait]
+impl ImageReader for Reader {
+    async fn read(&mut self) -> Result<Option<Bytes>, ImageError> {
+        let piece = self.0.split_to(self.0.len().min(100_000));
+        Ok((!piece.is_empty()).then_some(piece))
+    }
+}
