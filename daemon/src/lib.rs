@@ -1,1 +1,23 @@
-//! placeholder
+//! The node-local daemon of Lifeboat.
+//!
+//! Read in this order: [`daemon`] (life cycle), [`service`] (who asks), [`claim`] (who has the right
+//! to commit), [`evacuate`] (off the machine), [`restore`] (back). `daemon/ARCHITECTURE.md` has the
+//! picture and the invariants.
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod claim;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod deadline;
+pub mod evacuate;
+pub mod hold;
+pub mod journal;
+pub mod observe;
+pub mod platform;
+pub mod restore;
+pub mod service;
+pub mod store_gc;
+pub mod watch;
+pub mod workload;

@@ -1,0 +1,323 @@
+//! What the daemon was told to do, validated.
+//!
+//! Three layers: a TOML file, `LIFEBOAT_*` variables, flags; later ones win. Unknown keys of the file
+//! are refused, so that a misspelt setting cannot be silently ignored.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Settings;
+
+/// Where the configuration file is looked for when none is named.
+const DEFAULT_CONFIG_FILE: &str = "/etc/lifeboat/lifeboatd.toml";
+
+/// Why the configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("read configuration file {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("configuration file {path}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value cannot be used.
+    #[error("setting {name}: {value:?} cannot be used: {reason}")]
+    Value {
+        /// Name of the setting.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// Where checkpoints go.
+    pub store: String,
+    /// Socket to listen on.
+    pub socket: PathBuf,
+    /// Group that may use the socket.
+    pub socket_group: Option<String>,
+    /// Directory for journals and logs.
+    pub state_dir: PathBuf,
+    /// Name of this node.
+    pub node: String,
+    /// Base URL of the cloud's metadata server.
+    pub metadata_endpoint: Option<String>,
+    /// Address for metrics.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Additional gRPC address.
+    pub listen: Option<SocketAddr>,
+    /// TLS for the additional address.
+    pub tls: Option<Tls>,
+    /// Folder of the CRIU bundle.
+    pub criu_bundle: PathBuf,
+    /// Folder of the programs that go with the daemon.
+    pub libexec: PathBuf,
+    /// File with the key of the store.
+    pub key_file: Option<PathBuf>,
+    /// Log filter.
+    pub log: String,
+    /// Log lines as JSON.
+    pub log_json: bool,
+    /// How the memory of workloads is saved.
+    pub save: Save,
+    /// How long an owner may stay silent before another node may take its workload over.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Longest time for reading one object other than a pack.
+    #[serde(with = "humantime_serde")]
+    pub read_timeout: Duration,
+}
+
+/// Files of a TLS identity.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificate chain (PEM).
+    pub certificate: PathBuf,
+    /// Private key (PEM).
+    pub key: PathBuf,
+    /// Authorities whose client certificates are accepted (PEM).
+    pub client_authority: PathBuf,
+}
+
+/// How the memory of workloads is saved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Save {
+    /// Threads that read and compress.
+    pub threads: usize,
+    /// Packs in flight to the store at once.
+    pub uploads: usize,
+    /// Compression: `raw`, `fast`, `balanced` or `small`.
+    pub effort: Effort,
+    /// Longest time CRIU may take to describe a process tree.
+    #[serde(with = "humantime_serde")]
+    pub describe_timeout: Duration,
+}
+
+/// How much work goes into compression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effort {
+    /// None.
+    Raw,
+    /// LZ4 or a fast level of Zstandard.
+    Fast,
+    /// Zstandard 1.
+    Balanced,
+    /// Zstandard 3.
+    Small,
+}
+
+impl From<Effort> for lifeboat_format::Effort {
+    fn from(effort: Effort) -> Self {
+        match effort {
+            Effort::Raw => Self::None,
+            Effort::Fast => Self::Fast,
+            Effort::Balanced => Self::Balanced,
+            Effort::Small => Self::Small,
+        }
+    }
+}
+
+impl Default for Save {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            threads: cores.clamp(1, 16),
+            uploads: 6,
+            effort: Effort::Fast,
+            describe_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// The file as written: every key optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    store: Option<String>,
+    socket: Option<PathBuf>,
+    socket_group: Option<String>,
+    state_dir: Option<PathBuf>,
+    node: Option<String>,
+    metadata_endpoint: Option<String>,
+    metrics_listen: Option<String>,
+    listen: Option<String>,
+    tls: Option<Tls>,
+    criu_bundle: Option<PathBuf>,
+    libexec: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    log: Option<String>,
+    log_json: Option<bool>,
+    #[serde(default)]
+    save: Save,
+    #[serde(default, with = "humantime_serde")]
+    lease: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    read_timeout: Option<Duration>,
+}
+
+impl Config {
+    /// Puts the layers together.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood, or a value cannot be used.
+    pub fn load(settings: Settings) -> Result<Self, ConfigError> {
+        let file = read_file(settings.config.as_deref())?;
+        let state_dir = settings
+            .state_dir
+            .or(file.state_dir)
+            .unwrap_or_else(|| PathBuf::from("/var/lib/lifeboat"));
+        let state_dir = std::path::absolute(&state_dir).unwrap_or(state_dir);
+        let config = Self {
+            store: settings
+                .store
+                .or(file.store)
+                .unwrap_or_else(|| format!("file://{}", state_dir.join("store").display())),
+            socket: absolute(settings.socket.or(file.socket), "/run/lifeboat/lifeboatd.sock"),
+            socket_group: settings.socket_group.or(file.socket_group),
+            node: settings.node.or(file.node).unwrap_or_else(host_name),
+            metadata_endpoint: settings.metadata_endpoint.or(file.metadata_endpoint),
+            metrics_listen: address(
+                "metrics-listen",
+                settings.metrics_listen.or(file.metrics_listen),
+            )?,
+            listen: address("listen", settings.listen.or(file.listen))?,
+            tls: file.tls,
+            criu_bundle: absolute(
+                settings.criu_bundle.or(file.criu_bundle),
+                "/usr/lib/lifeboat/criu",
+            ),
+            libexec: match settings.libexec.or(file.libexec) {
+                Some(folder) => absolute(Some(folder), ""),
+                None => own_folder(),
+            },
+            key_file: settings.key_file.or(file.key_file),
+            log: settings.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log_json: settings.log_json || file.log_json.unwrap_or(false),
+            save: file.save,
+            lease: file.lease.unwrap_or(Duration::from_secs(30)),
+            read_timeout: file.read_timeout.unwrap_or(Duration::from_secs(120)),
+            state_dir,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |name, value: String, reason: &str| {
+            Err(ConfigError::Value { name, value, reason: reason.to_owned() })
+        };
+        if let Some(listen) = self.listen
+            && !listen.ip().is_loopback()
+            && self.tls.is_none()
+        {
+            return refuse("listen", listen.to_string(), "other than loopback needs [tls]");
+        }
+        if self.save.threads == 0 || self.save.uploads == 0 {
+            return refuse("save", format!("{:?}", self.save), "threads and uploads begin at 1");
+        }
+        if self.node.is_empty() || self.node.len() > 253 {
+            return refuse("node", self.node.clone(), "use 1 to 253 characters");
+        }
+        if self.lease < Duration::from_secs(3) {
+            return refuse("lease", format!("{:?}", self.lease), "use at least 3s");
+        }
+        Ok(())
+    }
+}
+
+fn read_file(named: Option<&Path>) -> Result<File, ConfigError> {
+    let path = named.unwrap_or(Path::new(DEFAULT_CONFIG_FILE));
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+    };
+    toml::from_str(&text)
+        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+}
+
+fn absolute(path: Option<PathBuf>, default: &str) -> PathBuf {
+    let path = path.unwrap_or_else(|| PathBuf::from(default));
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+fn address(name: &'static str, value: Option<String>) -> Result<Option<SocketAddr>, ConfigError> {
+    value
+        .map(|value| {
+            value.parse().map_err(|error: std::net::AddrParseError| ConfigError::Value {
+                name,
+                value,
+                reason: format!("{error}; write for example 127.0.0.1:9090"),
+            })
+        })
+        .transpose()
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn own_folder() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|program| program.parent().map(Path::to_owned))
+        .unwrap_or_else(|| PathBuf::from("/usr/lib/lifeboat"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(toml: &str, settings: Settings) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        fs::write(&path, toml).unwrap();
+        Config::load(Settings { config: Some(path), ..settings })
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let settings = Settings { node: Some("flag".into()), ..Settings::default() };
+        let config = load("node = 'file'\nlease = '9s'", settings).unwrap();
+        assert_eq!(config.node, "flag");
+        assert_eq!(config.lease, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused() {
+        let error = load("stroe = 'x'", Settings::default()).unwrap_err();
+        assert!(matches!(error, ConfigError::Parse { .. }));
+    }
+
+    #[test]
+    fn listening_to_everybody_needs_tls() {
+        let settings = Settings { listen: Some("0.0.0.0:1".into()), ..Settings::default() };
+        assert!(matches!(load("", settings), Err(ConfigError::Value { name: "listen", .. })));
+    }
+}

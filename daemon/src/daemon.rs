@@ -1,0 +1,253 @@
+//! The life cycle: build, serve, drain.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use lifeboat_criu::{Bundle, BundleError, WorkDir};
+use lifeboat_format::{Seal, StoreKey, manifest::Platform};
+use lifeboat_store::{OpenError, Store};
+
+use crate::{
+    claim::Heads,
+    config::Config,
+    evacuate,
+    journal::{Journal, JournalError},
+    observe::metrics::Metrics,
+    platform,
+    service::{self, socket::SocketError},
+    watch,
+    workload::Registry,
+};
+
+/// Where the sockets of CRIU are made: short, in memory, and visible in every workload's mount
+/// namespace on a plain machine.
+const RUNTIME_DIR: &str = "/run/lifeboat/work";
+
+/// Most outcomes of evacuations that are remembered for holds that come back.
+const OUTCOMES_MAX: usize = 4096;
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The CRIU bundle cannot be used.
+    #[error("open the CRIU bundle {path}; `deploy/setup.sh` makes it")]
+    Criu {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: BundleError,
+    },
+    /// The store cannot be used.
+    #[error("open the store")]
+    Store(#[source] OpenError),
+    /// The key of the store cannot be read.
+    #[error("read the key of the store from {path}: {reason}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A folder cannot be made.
+    #[error("make folder {path}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The journal cannot be used.
+    #[error("open the journal")]
+    Journal(#[source] JournalError),
+    /// The socket cannot be listened on.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A network address cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error("set up TLS: {reason}")]
+    Tls {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The daemon's parts, shared by everything that it does.
+#[derive(Debug)]
+pub struct Context {
+    /// What it was told.
+    pub config: Config,
+    /// Where checkpoints go.
+    pub store: Arc<dyn Store>,
+    /// Authenticates what is stored.
+    pub seal: Arc<Seal>,
+    /// Who has the right to commit.
+    pub heads: Heads,
+    /// CRIU and what goes with it.
+    pub criu: Bundle,
+    /// What this machine is like.
+    pub platform: Platform,
+    /// All workloads.
+    pub registry: Registry,
+    /// What was about to happen.
+    pub journal: Journal,
+    /// Figures for Prometheus.
+    pub metrics: Metrics,
+    /// Evacuations that a hold may not have heard of.
+    pub outcomes: Outcomes,
+    /// When the daemon was started.
+    pub started_at: SystemTime,
+}
+
+/// Evacuations by the identity of the hold, for holds that were not connected then.
+#[derive(Debug, Default)]
+pub struct Outcomes(Mutex<Vec<(String, String)>>);
+
+impl Outcomes {
+    /// Remembers that the workload of a hold was evacuated.
+    pub fn insert(&self, instance: &str, checkpoint: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == OUTCOMES_MAX {
+            all.remove(0);
+        }
+        all.push((instance.to_owned(), checkpoint.to_owned()));
+    }
+
+    /// The checkpoint to which the workload of a hold was evacuated.
+    #[must_use]
+    pub fn get(&self, instance: &str) -> Option<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().rev().find(|(one, _)| one == instance).map(|(_, checkpoint)| checkpoint.clone())
+    }
+}
+
+impl Context {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub async fn build(config: Config) -> Result<Arc<Self>, StartError> {
+        std::fs::create_dir_all(&config.state_dir).map_err(|source| StartError::Folder {
+            path: config.state_dir.clone(),
+            source,
+        })?;
+        let seal = Arc::new(seal(&config)?);
+        let criu = Bundle::open(&config.criu_bundle, &config.libexec)
+            .map_err(|source| StartError::Criu { path: config.criu_bundle.clone(), source })?;
+        let store = lifeboat_store::open(&config.store, &lifeboat_store::Options::default())
+            .await
+            .map_err(StartError::Store)?;
+        let platform = platform::of_this_machine(&config.node, &criu);
+        let heads =
+            Heads::new(Arc::clone(&store), Arc::clone(&seal), config.node.clone(), config.lease);
+        let journal = Journal::open(&config.state_dir).map_err(StartError::Journal)?;
+        Ok(Arc::new(Self {
+            store,
+            seal,
+            heads,
+            criu,
+            platform,
+            registry: Registry::default(),
+            journal,
+            metrics: Metrics::default(),
+            outcomes: Outcomes::default(),
+            started_at: SystemTime::now(),
+            config,
+        }))
+    }
+
+    /// A new work directory for CRIU.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn work_dir(&self) -> io::Result<WorkDir> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let name = format!("{:08x}", rand::random::<u32>());
+        let path = PathBuf::from(RUNTIME_DIR).join(name);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        Ok(WorkDir::same(path))
+    }
+
+    /// The pending notice, if there is one.
+    #[must_use]
+    pub const fn notice(&self) -> Option<lifeboat_proto::v1::Notice> {
+        None
+    }
+
+    /// What keeps a checkpoint of another machine from being restored on this one.
+    #[must_use]
+    pub fn platform_mismatch(&self, stored: &Platform) -> Vec<String> {
+        platform::mismatch(stored, &self.platform)
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let context = Context::build(config).await?;
+    evacuate::recover::recover(&context);
+    let drain = tokio_util::sync::CancellationToken::new();
+    let serving = service::serve(Arc::clone(&context), drain.clone()).await?;
+    let renewing = tokio::spawn(service::renew::run(Arc::clone(&context), drain.clone()));
+    let watching = watch::start(&context, &drain);
+    tracing::info!(
+        node = context.config.node,
+        socket = %context.config.socket.display(),
+        store = context.store.describe(),
+        criu = %context.platform.criu_version,
+        "ready"
+    );
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "no service manager was told");
+    }
+    stop_signal().await;
+    tracing::info!("draining");
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    drain.cancel();
+    // Saves under way finish or are called off; holds and their workloads live on.
+    drop(tokio::time::timeout(DRAIN_TIMEOUT, serving.finished()).await);
+    renewing.abort();
+    watching.abort();
+    drop(std::fs::remove_file(&context.config.socket));
+    Ok(())
+}
+
+/// Longest time that requests under way may take when the daemon stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("cannot listen for signals; only SIGKILL stops this daemon");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn seal(config: &Config) -> Result<Seal, StartError> {
+    let Some(path) = &config.key_file else { return Ok(Seal::plain()) };
+    let fail = |reason: String| StartError::Key { path: path.clone(), reason };
+    let secret = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
+    let key = StoreKey::from_secret(&secret).map_err(|error| fail(error.to_string()))?;
+    Ok(Seal::keyed(&key))
+}

@@ -1,0 +1,269 @@
+//! While CRIU describes the frozen tree: its image files flow into the pipeline, and what
+//! Lifeboat captures itself is found, hidden from CRIU and read at the same time.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use lifeboat_criu::{DumpDelegate, ImageError, ImageSink, ImageWriter};
+use lifeboat_format::{frame::FRAME_BYTES_MAX, owner::FrameOwner};
+use lifeboat_proto::units::PageRun;
+use tokio::{runtime::Handle, task::JoinSet};
+
+use super::{
+    memory::{self, CaptureError, Space},
+    pipeline::{Intake, Job},
+};
+
+/// Most address spaces and image files of one checkpoint.
+const STREAMS_MAX: u32 = 65_536;
+
+/// What is collected while CRIU describes the tree.
+#[derive(Debug)]
+pub struct Description {
+    root_pid: u32,
+    intake: Mutex<Option<Intake>>,
+    runtime: Handle,
+    frozen_at: OnceLock<Instant>,
+    state: Mutex<State>,
+    next_stream: AtomicU32,
+    /// For the writers of image files, which note their sizes here.
+    this: Weak<Self>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// PIDs of the tree, by the numbers inside; read once, when the tree is frozen.
+    pids: Option<BTreeMap<u32, u32>>,
+    spaces: Vec<Space>,
+    files: Vec<ImageStream>,
+    feeders: JoinSet<Result<(), CaptureError>>,
+}
+
+/// An image file as a stream of frames.
+#[derive(Clone, Debug)]
+pub struct ImageStream {
+    /// Its name.
+    pub name: String,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+    /// Index of its stream in the pipeline.
+    pub stream: usize,
+}
+
+/// What was found, when all of it was handed to the pipeline.
+#[derive(Debug)]
+pub struct Found {
+    /// When the first process was known to be stopped.
+    pub frozen_at: Option<Instant>,
+    /// Address spaces in the order of their indices in the pipeline.
+    pub spaces: Vec<Space>,
+    /// CRIU's image files.
+    pub files: Vec<ImageStream>,
+}
+
+impl Description {
+    /// A description of the tree whose first process is `root_pid` in the daemon's PID namespace.
+    #[must_use]
+    pub fn new(root_pid: u32, intake: Intake) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            root_pid,
+            intake: Mutex::new(Some(intake)),
+            runtime: Handle::current(),
+            frozen_at: OnceLock::new(),
+            state: Mutex::default(),
+            next_stream: AtomicU32::new(0),
+            this: Weak::clone(this),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn intake(&self) -> Result<Intake, CaptureError> {
+        let intake = self.intake.lock().unwrap_or_else(PoisonError::into_inner);
+        intake.clone().ok_or(CaptureError::Closed)
+    }
+
+    /// A new stream in the pipeline.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn new_stream(&self) -> Result<usize, CaptureError> {
+        let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        if stream >= STREAMS_MAX {
+            return Err(CaptureError::TooManyStreams);
+        }
+        Ok(stream as usize)
+    }
+
+    /// Writes a stream of its own, for what is not CRIU's.
+    ///
+    /// # Errors
+    /// When there are too many streams or the capture has ended.
+    pub fn stream(&self, kind: StreamKind) -> Result<FrameStream, CaptureError> {
+        Ok(FrameStream::new(self.new_stream()?, kind, self.intake()?))
+    }
+
+    /// Waits until all memory was handed to the pipeline, and closes the intake.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn finish(&self) -> Result<Found, CaptureError> {
+        let mut feeders = std::mem::take(&mut self.state().feeders);
+        while let Some(fed) = feeders.join_next().await {
+            fed.map_err(|_| CaptureError::Closed)??;
+        }
+        drop(self.intake.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut state = self.state();
+        Ok(Found {
+            frozen_at: self.frozen_at.get().copied(),
+            spaces: std::mem::take(&mut state.spaces),
+            files: std::mem::take(&mut state.files),
+        })
+    }
+
+    fn find(&self, inner_pid: u32) -> Result<Vec<PageRun>, CaptureError> {
+        let mut state = self.state();
+        let pids = match &state.pids {
+            Some(pids) => pids,
+            None => state.pids.insert(memory::pids(self.root_pid)?),
+        };
+        let pid = *pids.get(&inner_pid).ok_or(CaptureError::Unknown { pid: inner_pid })?;
+        let space = memory::find(pid, inner_pid)?;
+        let hidden = space.captured.clone();
+        let index = state.spaces.len();
+        let intake = self.intake()?;
+        state.feeders.spawn_on(memory::feed(index, space.clone(), intake), &self.runtime);
+        state.spaces.push(space);
+        Ok(hidden)
+    }
+}
+
+impl DumpDelegate for Description {
+    fn frozen(&self) {
+        self.frozen_at.get_or_init(Instant::now);
+    }
+
+    fn hidden(&self, inner_pid: u32) -> Result<Vec<PageRun>, ImageError> {
+        Ok(self.find(inner_pid)?)
+    }
+}
+
+#[async_trait]
+impl ImageSink for Description {
+    async fn open(&self, name: &str) -> Result<Box<dyn ImageWriter>, ImageError> {
+        let stream = self.stream(StreamKind::Image(name.to_owned()))?;
+        let mut state = self.state();
+        let entry = ImageStream { name: name.to_owned(), size_bytes: 0, stream: stream.index };
+        let place = state.files.len();
+        state.files.push(entry);
+        drop(state);
+        Ok(Box::new(ImageFrames { stream, place, description: Weak::clone(&self.this) }))
+    }
+}
+
+/// What a stream carries.
+#[derive(Clone, Debug)]
+pub enum StreamKind {
+    /// An image file of CRIU.
+    Image(String),
+    /// The workload's files.
+    Files,
+}
+
+/// Cuts a stream into frames and hands them to the pipeline.
+#[derive(Debug)]
+pub struct FrameStream {
+    index: usize,
+    kind: StreamKind,
+    intake: Intake,
+    sequence: u32,
+    size_bytes: u64,
+    pending: BytesMut,
+}
+
+impl FrameStream {
+    fn new(index: usize, kind: StreamKind, intake: Intake) -> Self {
+        Self { index, kind, intake, sequence: 0, size_bytes: 0, pending: BytesMut::new() }
+    }
+
+    /// Index of the stream in the pipeline.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub const fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// When the pipeline was stopped.
+    pub async fn write(&mut self, piece: &[u8]) -> Result<(), CaptureError> {
+        self.size_bytes += piece.len() as u64;
+        self.pending.extend_from_slice(piece);
+        while self.pending.len() >= FRAME_BYTES_MAX {
+            let frame = self.pending.split_to(FRAME_BYTES_MAX).freeze();
+            self.push(frame).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what is left; returns the size.
+    ///
+    /// # Errors
+    /// When the pipeline was stopped.
+    pub async fn finish(&mut self) -> Result<u64, CaptureError> {
+        if !self.pending.is_empty() {
+            let frame = self.pending.split().freeze();
+            self.push(frame).await?;
+        }
+        Ok(self.size_bytes)
+    }
+
+    async fn push(&mut self, content: Bytes) -> Result<(), CaptureError> {
+        let offset = u64::from(self.sequence) * FRAME_BYTES_MAX as u64;
+        let owner = match &self.kind {
+            StreamKind::Image(name) => FrameOwner::Image { name: name.clone(), offset },
+            StreamKind::Files => FrameOwner::Files { offset },
+        };
+        let job = Job::Stream { stream: self.index, sequence: self.sequence, owner, content };
+        self.sequence += 1;
+        self.intake.push(job).await.map_err(CaptureError::Pipeline)
+    }
+}
+
+#[derive(Debug)]
+struct ImageFrames {
+    stream: FrameStream,
+    place: usize,
+    description: Weak<Description>,
+}
+
+#[async_trait]
+impl ImageWriter for ImageFrames {
+    async fn write(&mut self, piece: Bytes) -> Result<(), ImageError> {
+        Ok(self.stream.write(&piece).await?)
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<(), ImageError> {
+        let size_bytes = self.stream.finish().await?;
+        if let Some(description) = self.description.upgrade() {
+            description.state().files[self.place].size_bytes = size_bytes;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! Read → encode → pack → upload, joined by bounded queues of owned buffers.
+//!
+//! Guarantees:
+//! - Memory is bounded whatever the size of the workload: see [`QUEUED_JOBS`], [`QUEUED_FRAMES`]
+//!   and the number of uploads.
+//! - [`Pipeline::finish`] returns only when the store has acknowledged every pack.
+//! - The first failure stops everything: later calls return [`PipelineError::Stopped`], and
+//!   [`Pipeline::finish`] returns the failure itself. Packs that were uploaded before are garbage for
+//!   `lifeboat gc`.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use async_channel::{Receiver, Sender};
+use bytes::Bytes;
+use lifeboat_format::{
+    FormatError,
+    codec::{Codec, Effort},
+    frame::FrameRef,
+    manifest::PackRef,
+    owner::FrameOwner,
+    pack::PackOrigin,
+    runs::PageRunRef,
+    seal::Seal,
+};
+use lifeboat_proto::units::PageRun;
+use lifeboat_store::{Call, Store, StoreError};
+use lifeboat_sys::vm::{RemoteMemory, VmError};
+use tokio::task::JoinHandle;
+
+use super::{encode, pack, upload};
+
+/// Jobs waiting to be read and encoded. A memory job is a list of runs, no data; a stream job holds
+/// at most one frame's content.
+pub(super) const QUEUED_JOBS: usize = 32;
+
+/// Encoded frames waiting to be packed.
+pub(super) const QUEUED_FRAMES: usize = 64;
+
+/// Packs waiting to be uploaded.
+pub(super) const QUEUED_PACKS: usize = 1;
+
+/// Why a pipeline failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// Memory of the workload could not be read.
+    #[error("read memory of process {pid}")]
+    Read {
+        /// The process, in its own PID namespace.
+        pid: u32,
+        /// What the kernel said.
+        #[source]
+        source: VmError,
+    },
+    /// A frame does not fit the format.
+    #[error("put a frame into a pack")]
+    Pack(#[source] FormatError),
+    /// The store did not take a pack.
+    #[error("upload a pack")]
+    Upload(#[source] StoreError),
+    /// A pack's key is not one.
+    #[error("name a pack: {reason}")]
+    Key {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A thread could not be started.
+    #[error("start a thread")]
+    Thread(#[source] io::Error),
+    /// A thread ended by a panic.
+    #[error("a {stage} thread panicked")]
+    Panic {
+        /// Which.
+        stage: &'static str,
+    },
+    /// Something failed before; [`Pipeline::finish`] tells what.
+    #[error("the capture was stopped by an earlier failure")]
+    Stopped,
+}
+
+/// What is to be stored.
+#[derive(Debug)]
+pub enum Job {
+    /// Pages of a process, at most one frame.
+    Memory {
+        /// Index of the address space.
+        space: usize,
+        /// PID inside the workload, for errors.
+        pid: u32,
+        /// Where to read.
+        memory: Arc<RemoteMemory>,
+        /// The pages.
+        runs: Vec<PageRun>,
+    },
+    /// The next piece of a stream, at most one frame.
+    Stream {
+        /// Index of the stream.
+        stream: usize,
+        /// Place in the stream.
+        sequence: u32,
+        /// What the piece is.
+        owner: FrameOwner,
+        /// The piece.
+        content: Bytes,
+    },
+}
+
+/// An encoded frame on its way into a pack.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub target: Target,
+    pub owner: FrameOwner,
+    pub payload: Vec<u8>,
+    pub codec: Codec,
+    pub raw_bytes: usize,
+}
+
+/// Where a frame is entered in the books.
+#[derive(Debug)]
+pub(super) enum Target {
+    Space(usize, Vec<PageRun>),
+    Stream { stream: usize, sequence: u32 },
+}
+
+/// Everything that was captured, after its upload.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// The packs.
+    pub packs: Vec<PackRef>,
+    /// The frames.
+    pub frames: Vec<FrameRef>,
+    /// Runs of each address space that has any, ascending.
+    pub spaces: BTreeMap<usize, Vec<PageRunRef>>,
+    /// Frames of each stream that has any, in order.
+    pub streams: BTreeMap<usize, Vec<u32>>,
+}
+
+/// Figures of a pipeline, while it runs and after.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Bytes read from the workload's memory.
+    pub read_bytes: AtomicU64,
+    /// Bytes acknowledged by the store.
+    pub uploaded_bytes: AtomicU64,
+    /// When the last byte of memory was read, in microseconds after the pipeline's start.
+    pub last_read_us: AtomicU64,
+}
+
+/// How a pipeline works.
+#[derive(Clone, Debug)]
+pub struct PipelineOptions {
+    /// Threads that read and encode.
+    pub threads: usize,
+    /// Packs in flight at once.
+    pub uploads: usize,
+    /// Work that goes into compression.
+    pub effort: Effort,
+    /// Authenticates frames.
+    pub seal: Arc<Seal>,
+    /// What the packs say of their origin.
+    pub origin: PackOrigin,
+    /// When the uploads must be done.
+    pub call: Call,
+}
+
+/// The first failure, and who is to be told.
+#[derive(Debug, Default)]
+pub(super) struct Failure(Mutex<Option<PipelineError>>);
+
+impl Failure {
+    /// Keeps the first failure.
+    pub(super) fn set(&self, error: PipelineError) {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+    }
+
+    fn take(&self) -> Option<PipelineError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+/// A running pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    jobs: Sender<Job>,
+    figures: Arc<Figures>,
+    failure: Arc<Failure>,
+    started: Instant,
+    encoders: Vec<thread::JoinHandle<()>>,
+    packer: thread::JoinHandle<pack::Packed>,
+    uploader: JoinHandle<()>,
+    healthy: bool,
+}
+
+/// Gives jobs to a pipeline.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    jobs: Sender<Job>,
+}
+
+impl Intake {
+    /// Hands a job over; waits while the pipeline is full.
+    ///
+    /// # Errors
+    /// When the pipeline was stopped.
+    pub async fn push(&self, job: Job) -> Result<(), PipelineError> {
+        self.jobs.send(job).await.map_err(|_| PipelineError::Stopped)
+    }
+}
+
+impl Pipeline {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(
+        store: Arc<dyn Store>,
+        options: &PipelineOptions,
+    ) -> Result<Self, PipelineError> {
+        let started = Instant::now();
+        let (jobs, jobs_out) = async_channel::bounded(QUEUED_JOBS);
+        let (frames, frames_out) = async_channel::bounded(QUEUED_FRAMES);
+        let (packs, packs_out) = async_channel::bounded(QUEUED_PACKS);
+        let figures = Arc::new(Figures::default());
+        let failure = Arc::new(Failure::default());
+        let encoders = (0..options.threads)
+            .map(|index| {
+                let encoder = encode::Stage {
+                    jobs: Receiver::clone(&jobs_out),
+                    frames: Sender::clone(&frames),
+                    figures: Arc::clone(&figures),
+                    failure: Arc::clone(&failure),
+                    effort: options.effort,
+                    started,
+                };
+                thread::Builder::new()
+                    .name(format!("encode-{index}"))
+                    .spawn(move || encoder.run())
+                    .map_err(PipelineError::Thread)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        drop((frames, jobs_out));
+        let stage = pack::Stage {
+            frames: frames_out,
+            packs,
+            failure: Arc::clone(&failure),
+            origin: options.origin.clone(),
+            seal: Arc::clone(&options.seal),
+        };
+        let packer = thread::Builder::new()
+            .name("pack".to_owned())
+            .spawn(move || stage.run())
+            .map_err(PipelineError::Thread)?;
+        let uploader = tokio::spawn(upload::run(
+            packs_out,
+            store,
+            options.uploads,
+            options.call,
+            Arc::clone(&figures),
+            Arc::clone(&failure),
+        ));
+        Ok(Self { jobs, figures, failure, started, encoders, packer, uploader, healthy: true })
+    }
+
+    /// Where jobs go. All intakes must be dropped before [`Pipeline::finish`] can end.
+    #[must_use]
+    pub fn intake(&self) -> Intake {
+        Intake { jobs: Sender::clone(&self.jobs) }
+    }
+
+    /// The figures so far.
+    #[must_use]
+    pub fn figures(&self) -> &Arc<Figures> {
+        &self.figures
+    }
+
+    /// When the pipeline was started.
+    #[must_use]
+    pub const fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Waits until everything that was handed over was read: the workload's memory is not needed
+    /// any more. All intakes must be dropped before this can end.
+    ///
+    /// # Errors
+    /// When an encode thread panicked. Failures are told by [`Pipeline::finish`].
+    pub async fn finish_reading(&mut self) -> Result<(), PipelineError> {
+        self.jobs.close();
+        let encoders = std::mem::take(&mut self.encoders);
+        let joined = tokio::task::spawn_blocking(move || {
+            encoders.into_iter().map(thread::JoinHandle::join).filter(Result::is_err).count()
+        });
+        self.healthy &= joined.await.is_ok_and(|panicked| panicked == 0);
+        if self.healthy { Ok(()) } else { Err(PipelineError::Panic { stage: "encode" }) }
+    }
+
+    /// Waits until everything that was handed over is acknowledged by the store.
+    ///
+    /// # Errors
+    /// The first failure of any stage.
+    pub async fn finish(mut self) -> Result<Captured, PipelineError> {
+        let read = self.finish_reading().await;
+        let Self { failure, packer, uploader, .. } = self;
+        let packed = tokio::task::spawn_blocking(move || packer.join()).await;
+        uploader.await.map_err(|_| PipelineError::Panic { stage: "upload" })?;
+        if let Some(error) = failure.take() {
+            return Err(error);
+        }
+        read?;
+        match packed {
+            Ok(Ok(packed)) => Ok(packed.into_captured()),
+            _ => Err(PipelineError::Panic { stage: "pack" }),
+        }
+    }
+}
+
+impl Figures {
+    pub(super) fn note_read(&self, bytes: u64, started: Instant) {
+        self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let now = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.last_read_us.fetch_max(now, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,482 @@
+//! One save, from the call to the release.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use lifeboat_criu::{Described, Dump, DumpError, DumpRequest, WorkDir};
+use lifeboat_format::pack::PackOrigin;
+use lifeboat_proto::{
+    hold::{self, to_hold::Message},
+    id::CheckpointId,
+};
+use lifeboat_store::Call;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    commit::{self, CommitError, Parts},
+    describe::{Description, Found, StreamKind},
+    files::FileAccess,
+    memory::CaptureError,
+    pipeline::{Pipeline, PipelineError, PipelineOptions},
+    proof::{self, ProofError},
+    report::SaveReport,
+};
+use crate::{
+    claim::Right,
+    daemon::Context,
+    deadline::Deadline,
+    journal::{Entry, JournalError, Recorded},
+    observe::chain,
+    workload::{Body, Phase, Saved, Tree, Workload, namespaces::{NamespaceError, Namespaces}},
+};
+
+/// How a workload is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It ends here and goes on elsewhere.
+    Evacuate,
+    /// It runs on.
+    Checkpoint,
+}
+
+/// Why a workload was not saved. It runs on.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// It does not run.
+    #[error("workload {workload} cannot be saved now: it is {phase:?}")]
+    NotRunning {
+        /// Its name.
+        workload: String,
+        /// What it does.
+        phase: Phase,
+    },
+    /// It was ended by itself meanwhile.
+    #[error("the workload has ended by itself")]
+    Ended,
+    /// Its namespaces cannot be opened.
+    #[error("open the workload's namespaces")]
+    Namespaces(#[source] NamespaceError),
+    /// The journal or a work directory cannot be written.
+    #[error("prepare the save")]
+    Journal(#[source] JournalError),
+    /// CRIU refused.
+    #[error("describe the process tree")]
+    Describe(#[source] DumpError),
+    /// Memory or files could not be captured.
+    #[error("capture memory and files")]
+    Capture(#[source] CaptureError),
+    /// The capture could not be stored.
+    #[error("store what was captured")]
+    Pipeline(#[source] PipelineError),
+    /// The checkpoint is not whole.
+    #[error("prove that the checkpoint is whole")]
+    Proof(#[source] ProofError),
+    /// The commit failed.
+    #[error("commit the checkpoint")]
+    Commit(#[source] CommitError),
+    /// This node never claimed the workload.
+    #[error("this node has no claim on the workload in the store; start it with `lifeboat run`")]
+    NoRight,
+    /// The deadline passed.
+    #[error("the deadline passed before the commit; nothing was committed")]
+    Deadline,
+    /// Somebody called it off.
+    #[error("the save was called off; nothing was committed")]
+    Cancelled,
+}
+
+impl SaveError {
+    /// Whether the deadline was the reason.
+    #[must_use]
+    pub const fn is_deadline(&self) -> bool {
+        matches!(self, Self::Deadline)
+    }
+
+    /// Whether this only says that something else has failed before.
+    const fn is_consequence(&self) -> bool {
+        matches!(self, Self::Capture(_) | Self::Describe(_))
+    }
+}
+
+/// One save.
+#[derive(Debug)]
+pub struct Save<'a> {
+    /// The daemon's parts.
+    pub context: &'a Arc<Context>,
+    /// The workload.
+    pub workload: &'a Arc<Workload>,
+    /// How.
+    pub mode: Mode,
+    /// Until when it must be committed.
+    pub deadline: Deadline,
+    /// Calls it off; without effect once the commit is being attempted.
+    pub cancel: CancellationToken,
+    /// What happens.
+    pub report: &'a SaveReport,
+}
+
+/// What a save has in hand before the tree is touched.
+struct Prepared {
+    id: CheckpointId,
+    right: Right,
+    namespaces: Namespaces,
+    work_dir: WorkDir,
+    journal: Recorded,
+}
+
+impl Save<'_> {
+    /// Saves the workload; the report has the figures, also of a failure.
+    ///
+    /// # Errors
+    /// When nothing was committed: the workload runs on. While it is not known whether the commit
+    /// happened, the workload stays frozen and this does not return.
+    pub async fn run(&self) -> Result<CheckpointId, SaveError> {
+        let mut body = self.workload.exclusive().await;
+        let phase = self.workload.view().phase;
+        let Some(tree) = body.tree.as_ref().filter(|_| phase == Phase::Running) else {
+            let workload = self.workload.name.to_string();
+            return Err(SaveError::NotRunning { workload, phase });
+        };
+        self.workload.publish("saving", |view| view.phase = Phase::Saving);
+        let result = self.save(tree, &body).await;
+        self.publish(&result, &mut body).await;
+        result
+    }
+
+    async fn publish(&self, result: &Result<CheckpointId, SaveError>, body: &mut Body) {
+        match result {
+            Ok(id) => {
+                let saved = self.saved(*id).await;
+                self.workload.publish(format!("committed checkpoint {id}"), |view| {
+                    view.last_checkpoint = Some(saved);
+                    view.last_error.clear();
+                    view.phase = match self.mode {
+                        Mode::Evacuate => Phase::Evacuated,
+                        Mode::Checkpoint => Phase::Running,
+                    };
+                });
+                if self.mode == Mode::Evacuate {
+                    body.tree = None;
+                }
+            }
+            Err(error) => {
+                let error = chain(error);
+                tracing::error!(workload = %self.workload.name, error, "save failed");
+                self.workload.publish("save failed", |view| {
+                    view.last_error = error;
+                    view.phase = Phase::Running;
+                });
+            }
+        }
+    }
+
+    async fn saved(&self, id: CheckpointId) -> Saved {
+        let epoch = self.workload.right.lock().await.as_ref().map(|right| right.head.epoch);
+        Saved {
+            id,
+            frozen_at: self.report.frozen_at(),
+            memory_bytes: self.report.memory_bytes.load(Ordering::Relaxed),
+            epoch: epoch.unwrap_or_default(),
+        }
+    }
+
+    async fn save(&self, tree: &Tree, body: &Body) -> Result<CheckpointId, SaveError> {
+        let mut prepared = self.prepare(tree).await?;
+        let options = self.options(&prepared.right);
+        let mut pipeline = Pipeline::start(Arc::clone(&self.context.store), &options)
+            .map_err(SaveError::Pipeline)?;
+        self.report.begin(pipeline.figures());
+        let description = Description::new(tree.pid, pipeline.intake());
+        let described = match self.describe(tree, &prepared, &description).await {
+            Ok(described) => described,
+            Err(error) => {
+                description.close();
+                let error = explain(error, pipeline).await;
+                prepared.journal.done();
+                return Err(error);
+            }
+        };
+        self.report.mark("describe");
+        let found = self.read(&prepared, &described, &description, &mut pipeline).await;
+        let outcome = match found {
+            Ok(found) => self.finish(&mut prepared, described, found, pipeline, body).await,
+            Err(error) => {
+                description.close();
+                let error = explain(error, pipeline).await;
+                self.let_go(described).await;
+                Err(error)
+            }
+        };
+        prepared.journal.done();
+        outcome.map(|()| prepared.id)
+    }
+
+    async fn prepare(&self, tree: &Tree) -> Result<Prepared, SaveError> {
+        let id = CheckpointId::new();
+        let right = self.workload.right.lock().await.clone().ok_or(SaveError::NoRight)?;
+        let namespaces = Namespaces::of(tree.pid, &tree.root).map_err(SaveError::Namespaces)?;
+        let work_dir = self.context.work_dir().map_err(SaveError::Journal)?;
+        let entry = Entry {
+            workload: self.workload.name.to_string(),
+            instance: self.workload.instance.clone(),
+            checkpoint: id.to_string(),
+            work_dir: work_dir.here.clone(),
+            pid: tree.pid,
+            evacuate: self.mode == Mode::Evacuate,
+            committing: false,
+        };
+        let journal = self.context.journal.record(entry).map_err(SaveError::Journal)?;
+        Ok(Prepared { id, right, namespaces, work_dir, journal })
+    }
+
+    fn options(&self, right: &Right) -> PipelineOptions {
+        let save = &self.context.config.save;
+        PipelineOptions {
+            threads: save.threads,
+            uploads: save.uploads,
+            effort: save.effort.into(),
+            seal: Arc::clone(&self.context.seal),
+            origin: PackOrigin {
+                workload: self.workload.name.clone(),
+                epoch: right.head.epoch,
+                sequence: 0,
+            },
+            call: self.call(),
+        }
+    }
+
+    async fn describe(
+        &self,
+        tree: &Tree,
+        prepared: &Prepared,
+        description: &Arc<Description>,
+    ) -> Result<Described, SaveError> {
+        let namespaces = prepared.namespaces.for_criu().map_err(SaveError::Namespaces)?;
+        let mut request =
+            DumpRequest::new(tree.inner_pid, namespaces, prepared.work_dir.clone());
+        request.leave_running = self.mode == Mode::Checkpoint;
+        request.tcp = self.workload.tcp_mode();
+        request.describe_within = self.context.config.save.describe_timeout;
+        let criu = &self.context.criu;
+        let (delegate, sink) = (Arc::clone(description) as _, Arc::clone(description) as _);
+        let dump = Dump::start(criu, request, delegate, sink).await;
+        let dump = dump.map_err(SaveError::Describe)?;
+        self.guard(dump.described()).await?.map_err(SaveError::Describe)
+    }
+
+    /// Reads everything of the frozen tree, and proves that nothing is missing.
+    async fn read(
+        &self,
+        prepared: &Prepared,
+        described: &Described,
+        description: &Arc<Description>,
+        pipeline: &mut Pipeline,
+    ) -> Result<Captured, SaveError> {
+        let work = async {
+            let files = self.archive(prepared, description).await?;
+            let found = description.finish().await.map_err(SaveError::Capture)?;
+            proof::check(described.images(), &found.spaces).map_err(SaveError::Proof)?;
+            self.report.mark("prove");
+            pipeline.finish_reading().await.map_err(SaveError::Pipeline)?;
+            Ok((found, files))
+        };
+        let (found, files) = self.guard(work).await??;
+        self.report.read(&found, pipeline);
+        self.report.mark("read");
+        let tasks = described.images().tasks();
+        let root = tasks.map_err(|source| SaveError::Proof(ProofError::Images(source)))?;
+        let root_pid = root.first().map_or(0, |task| task.pid);
+        Ok(Captured { found, files, root_pid })
+    }
+
+    /// The workload's files as a stream of their own, if any are to travel.
+    async fn archive(
+        &self,
+        prepared: &Prepared,
+        description: &Arc<Description>,
+    ) -> Result<Option<(usize, u64)>, SaveError> {
+        let paths = self.workload.preserved();
+        if paths.is_empty() {
+            return Ok(None);
+        }
+        let mut stream = description.stream(StreamKind::Files).map_err(SaveError::Capture)?;
+        let access = FileAccess {
+            owner: &self.workload.owner,
+            namespaces: &prepared.namespaces,
+            paths: &paths,
+        };
+        access.archive(&mut stream).await.map_err(SaveError::Capture)?;
+        let size = stream.finish().await.map_err(SaveError::Capture)?;
+        self.report.mark("files");
+        Ok(Some((stream.index(), size)))
+    }
+
+    /// Uploads, commits and releases, in the order that the mode asks for.
+    async fn finish(
+        &self,
+        prepared: &mut Prepared,
+        described: Described,
+        captured: Captured,
+        pipeline: Pipeline,
+        body: &Body,
+    ) -> Result<(), SaveError> {
+        let described = match self.mode {
+            Mode::Evacuate => Some(described),
+            Mode::Checkpoint => {
+                let committing = described.committing().await.map_err(SaveError::Describe)?;
+                committing.release().await.map_err(SaveError::Describe)?;
+                self.report.mark("release");
+                None
+            }
+        };
+        let stored = self.store(prepared, &captured, pipeline, body).await;
+        let manifest = match stored {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                if let Some(described) = described {
+                    self.let_go(described).await;
+                }
+                return Err(error);
+            }
+        };
+        match described {
+            None => self.commit_running(manifest).await,
+            Some(described) => self.commit_and_kill(prepared, described, manifest).await,
+        }
+    }
+
+    /// Waits for the uploads, then writes the manifest. Nothing points to it yet.
+    async fn store(
+        &self,
+        prepared: &Prepared,
+        captured: &Captured,
+        pipeline: Pipeline,
+        body: &Body,
+    ) -> Result<commit::Written, SaveError> {
+        let work = async {
+            let uploaded = pipeline.finish().await.map_err(SaveError::Pipeline)?;
+            self.report.mark("upload");
+            let parts = Parts {
+                id: prepared.id,
+                right: &prepared.right,
+                workload: self.workload,
+                context: self.context,
+                streams: &body.streams,
+                memory_bytes: self.report.memory_bytes.load(Ordering::Relaxed),
+                frozen_at: self.report.frozen_at(),
+            };
+            let manifest = parts.manifest(uploaded, captured).map_err(SaveError::Commit)?;
+            commit::write(self.context, &manifest, self.call()).await.map_err(SaveError::Commit)
+        };
+        let written = self.guard(work).await??;
+        self.report.mark("manifest");
+        Ok(written)
+    }
+
+    async fn commit_running(&self, written: commit::Written) -> Result<(), SaveError> {
+        commit::checkpoint(self.context, self.workload, &written).await.map_err(SaveError::Commit)?;
+        self.report.mark("commit");
+        Ok(())
+    }
+
+    async fn commit_and_kill(
+        &self,
+        prepared: &mut Prepared,
+        described: Described,
+        written: commit::Written,
+    ) -> Result<(), SaveError> {
+        if let Err(error) = self.check_time() {
+            self.let_go(described).await;
+            return Err(error);
+        }
+        if let Err(error) = prepared.journal.committing() {
+            self.let_go(described).await;
+            return Err(SaveError::Journal(error));
+        }
+        let committing = described.committing().await.map_err(SaveError::Describe)?;
+        match commit::evacuated(self.context, self.workload, &written).await {
+            Ok(()) => {
+                self.report.mark("commit");
+                let evacuated = hold::Evacuated { checkpoint: prepared.id.to_string() };
+                self.workload.tell_hold(Message::Evacuated(evacuated), Vec::new()).await;
+                if let Err(error) = committing.release().await {
+                    // The commit stands; the tree is not allowed to go on.
+                    tracing::error!(error = chain(&error), "the tree is killed without CRIU");
+                    crate::workload::tree::kill(prepared.journal.entry().pid);
+                }
+                self.report.mark("release");
+                Ok(())
+            }
+            Err(error) => {
+                committing.abort().await.map_err(SaveError::Describe)?;
+                Err(SaveError::Commit(error))
+            }
+        }
+    }
+
+    /// Lets the tree run on.
+    async fn let_go(&self, described: Described) {
+        if let Err(error) = described.abort().await {
+            tracing::error!(
+                workload = %self.workload.name,
+                error = chain(&error),
+                "CRIU did not confirm that the workload runs on"
+            );
+        }
+    }
+
+    fn call(&self) -> Call {
+        self.deadline.instant().map_or_else(Call::default, Call::by)
+    }
+
+    fn check_time(&self) -> Result<(), SaveError> {
+        if self.deadline.has_passed() {
+            Err(SaveError::Deadline)
+        } else if self.cancel.is_cancelled() {
+            Err(SaveError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Runs `work` until the deadline passes or the save is called off.
+    async fn guard<T>(&self, work: impl Future<Output = T>) -> Result<T, SaveError> {
+        let remaining = self.deadline.remaining().unwrap_or(Duration::MAX);
+        let end = Instant::now().checked_add(remaining);
+        let deadline = async {
+            match end {
+                Some(end) => tokio::time::sleep_until(end.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            result = work => Ok(result),
+            () = self.cancel.cancelled() => Err(SaveError::Cancelled),
+            () = deadline => Err(SaveError::Deadline),
+        }
+    }
+}
+
+/// What was read of a frozen tree.
+#[derive(Debug)]
+pub struct Captured {
+    /// Memory and image files.
+    pub found: Found,
+    /// Stream and size of the workload's files.
+    pub files: Option<(usize, u64)>,
+    /// PID of the first process, inside.
+    pub root_pid: u32,
+}
+
+/// The failure itself, where `error` only says that the pipeline had stopped.
+async fn explain(error: SaveError, pipeline: Pipeline) -> SaveError {
+    match pipeline.finish().await {
+        Err(first) if error.is_consequence() && !matches!(first, PipelineError::Stopped) => {
+            SaveError::Pipeline(first)
+        }
+        _ => error,
+    }
+}

@@ -1,0 +1,136 @@
+//! Figures for Prometheus. Names say stage, thing and unit; labels are bounded.
+
+use std::fmt::Write as _;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// How a save ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// Committed, and ended here.
+    Evacuated,
+    /// Committed; runs on.
+    Checkpointed,
+    /// Not committed; runs on.
+    Failed,
+}
+
+/// Labels of saves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SaveLabels {
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// Labels of restores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RestoreLabels {
+    /// Whether it succeeded.
+    pub succeeded: Success,
+}
+
+/// Whether something succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Success {
+    /// It did.
+    Yes,
+    /// It did not.
+    No,
+}
+
+/// All figures.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Workloads under the daemon's care.
+    pub workloads: Gauge,
+    /// Saves by outcome.
+    pub saves: Family<SaveLabels, Counter>,
+    /// How long workloads were frozen.
+    pub freeze: Histogram,
+    /// From the call to the acknowledged commit.
+    pub save: Histogram,
+    /// Bytes uploaded.
+    pub uploaded: Counter,
+    /// Bytes of memory read.
+    pub read: Counter,
+    /// Restores.
+    pub restores: Family<RestoreLabels, Counter>,
+    /// From the hold's request to the running tree.
+    pub restore: Histogram,
+    /// Measured rate of the last upload.
+    pub upload_rate: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("lifeboat");
+        let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
+        let metrics = Self {
+            workloads: Gauge::default(),
+            saves: Family::default(),
+            freeze: histogram(),
+            save: histogram(),
+            uploaded: Counter::default(),
+            read: Counter::default(),
+            restores: Family::default(),
+            restore: histogram(),
+            upload_rate: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("workloads", "Workloads under care", metrics.workloads.clone());
+        registry.register("saves", "Saves by outcome", metrics.saves.clone());
+        let (unit, bytes) = (Unit::Seconds, Unit::Bytes);
+        let help = "From the first process stopped to the last byte read";
+        registry.register_with_unit("save_freeze", help, unit.clone(), metrics.freeze.clone());
+        let help = "From the call to the acknowledged commit";
+        registry.register_with_unit("save_total", help, unit.clone(), metrics.save.clone());
+        let help = "Bytes of packs acknowledged by the store";
+        registry.register_with_unit("upload", help, bytes.clone(), metrics.uploaded.clone());
+        let help = "Bytes read from the memory of frozen workloads";
+        registry.register_with_unit("save_read", help, bytes, metrics.read.clone());
+        registry.register("restores", "Restores by success", metrics.restores.clone());
+        let help = "From the hold's request to the running tree";
+        registry.register_with_unit("restore", help, unit, metrics.restore.clone());
+        let help = "Measured rate of the last upload, in bytes per second";
+        registry.register("upload_rate_bytes_per_second", help, metrics.upload_rate.clone());
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// All figures in the text format of OpenMetrics.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            text.clear();
+            drop(writeln!(text, "# the figures could not be written"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_carry_their_unit() {
+        let metrics = Metrics::default();
+        metrics.freeze.observe(0.03);
+        metrics.saves.get_or_create(&SaveLabels { outcome: Outcome::Evacuated }).inc();
+        let text = metrics.text();
+        assert!(text.contains("lifeboat_save_freeze_seconds_count 1"), "{text}");
+        assert!(text.contains("lifeboat_saves_total{outcome=\"Evacuated\"} 1"), "{text}");
+    }
+}

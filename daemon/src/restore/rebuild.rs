@@ -1,0 +1,176 @@
+//! CRIU rebuilds the processes; the page server takes over their missing memory.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Instant,
+};
+
+use lifeboat_criu::{InheritedPipe, LazyEvent, Restore, RestoreRequest, images::ImagesError};
+use lifeboat_format::manifest::Stream;
+use lifeboat_pages::{Guard, Options, PageServer, Run, Space};
+use lifeboat_proto::hold::{self, to_hold::Message};
+use tokio::{runtime::Handle, sync::oneshot};
+
+use super::{Destination, RestoreError, Running, images::StoredImages, open::Opened};
+use crate::{daemon::Context, observe::chain, workload::Workload};
+
+/// Rebuilds the tree and lets it run.
+///
+/// # Errors
+/// Nothing of it runs.
+pub(super) async fn rebuild(
+    context: &Arc<Context>,
+    workload: &Arc<Workload>,
+    opened: Opened,
+    destination: Destination,
+    began: Instant,
+) -> Result<Running, RestoreError> {
+    let spaces = spaces(&opened)?;
+    let pending_stdin = pending_stdin(&opened)?;
+    let guard = HoldGuard { workload: Arc::clone(workload) };
+    let options = Options::new(Handle::current()).guarded_by(Arc::new(guard));
+    let server = PageServer::start(Arc::clone(&opened.source), spaces, options)
+        .map_err(RestoreError::PageServer)?;
+    let server = Arc::new(server);
+    let work_dir = context.work_dir().map_err(RestoreError::WorkDir)?;
+    let namespaces = destination.namespaces.for_criu().map_err(RestoreError::Namespaces)?;
+    let mut request = RestoreRequest::new(namespaces, work_dir.clone());
+    request.tcp = workload.tcp_mode();
+    request.inherit = inherited(&opened, destination.pipes);
+    let images = Arc::new(StoredImages {
+        manifest: Arc::clone(&opened.manifest),
+        source: Arc::clone(&opened.source),
+    });
+    let result = async {
+        let (restore, events) = Restore::start(&context.criu, request, images)
+            .await
+            .map_err(RestoreError::Rebuild)?;
+        let mut hand_off = hand_off(Arc::clone(&server), events);
+        let rebuilt = tokio::select! {
+            rebuilt = restore.rebuilt() => rebuilt.map_err(RestoreError::Rebuild)?,
+            Ok(error) = &mut hand_off => return Err(error),
+        };
+        tracing::info!(
+            workload = %workload.name,
+            elapsed_ms = began.elapsed().as_millis(),
+            "processes rebuilt"
+        );
+        if workload.spec.eager {
+            server.all_added();
+            server.loaded().await.map_err(RestoreError::Load)?;
+        }
+        rebuilt.resume().await.map_err(RestoreError::Rebuild)
+    }
+    .await;
+    drop(std::fs::remove_dir_all(&work_dir.here));
+    match result {
+        Ok(restored) => Ok(Running {
+            restored,
+            pending_stdin,
+            server,
+            complete: workload.spec.eager,
+            began,
+        }),
+        Err(error) => {
+            // CRIU has killed what it built; what it has not is blocked for good by the server.
+            if let Err(alive) = server.abort() {
+                tracing::error!(error = chain(&alive), "a process of a failed restore lives");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Takes processes over as they come. The receiver yields the first failure.
+fn hand_off(
+    server: Arc<PageServer>,
+    events: async_channel::Receiver<LazyEvent>,
+) -> oneshot::Receiver<RestoreError> {
+    let (failed, failure) = oneshot::channel();
+    tokio::spawn(async move {
+        while let Ok(event) = events.recv().await {
+            match event {
+                LazyEvent::Process { pid, uffd } => {
+                    if let Err(error) = server.add(pid, uffd) {
+                        // Nobody listens any more when the restore has failed otherwise.
+                        drop(failed.send(RestoreError::HandOff(error)));
+                        return;
+                    }
+                }
+                LazyEvent::Zombie { .. } => {}
+                LazyEvent::Finished => server.all_added(),
+            }
+        }
+    });
+    failure
+}
+
+/// What the page server must know of each address space.
+fn spaces(opened: &Opened) -> Result<Vec<Space>, RestoreError> {
+    let tasks = opened.images.tasks().map_err(RestoreError::Images)?;
+    let mut spaces = Vec::with_capacity(tasks.len());
+    for task in tasks.iter().filter(|task| !task.zombie) {
+        let stored = opened.manifest.address_spaces.iter().find(|space| space.pid == task.pid);
+        let mappings = opened.images.mappings(task.pid).map_err(RestoreError::Images)?;
+        let lazy = mappings.iter().filter(|one| one.lazy).map(|one| one.run).collect();
+        let wiped = mappings.iter().filter(|one| one.is_wiped_on_fork()).map(|one| one.run);
+        let runs = stored.iter().flat_map(|space| space.runs.iter()).map(|one| Run {
+            start: one.run.start,
+            pages: u32::try_from(one.run.pages).unwrap_or(u32::MAX),
+            frame: one.frame,
+            frame_page: one.frame_page,
+        });
+        spaces.push(Space {
+            pid: task.pid,
+            runs: runs.collect(),
+            hot: stored.map(|space| space.hot.clone()).unwrap_or_default(),
+            lazy,
+            wiped_on_fork: wiped.collect(),
+        });
+    }
+    Ok(spaces)
+}
+
+/// Bytes that were written to standard input and not read: they are written to the new pipe.
+fn pending_stdin(opened: &Opened) -> Result<Vec<u8>, RestoreError> {
+    let streams = &opened.manifest.spec.streams;
+    let Some(stdin) = streams.iter().find(|pipe| pipe.stream == Stream::Stdin) else {
+        return Ok(Vec::new());
+    };
+    let data = opened.images.pipe_data().map_err(RestoreError::Images)?;
+    // CRIU keeps the low half of an inode.
+    let inode = u32::try_from(stdin.inode & u64::from(u32::MAX)).unwrap_or(0);
+    Ok(data.get(&inode).map(|bytes| bytes.to_vec()).unwrap_or_default())
+}
+
+/// The new hold's pipes in the place of the old one's.
+fn inherited(opened: &Opened, pipes: Vec<(Stream, OwnedFd)>) -> Vec<InheritedPipe> {
+    let old = &opened.manifest.spec.streams;
+    pipes
+        .into_iter()
+        .filter_map(|(stream, fd)| {
+            let inode = old.iter().find(|pipe| pipe.stream == stream)?.inode;
+            Some(InheritedPipe { fd, inode })
+        })
+        .collect()
+}
+
+/// The hold keeps a duplicate of each descriptor.
+#[derive(Debug)]
+struct HoldGuard {
+    workload: Arc<Workload>,
+}
+
+impl Guard for HoldGuard {
+    fn keep(&self, uffd: OwnedFd) -> std::io::Result<()> {
+        self.workload.tell_hold_now(Message::Guard(hold::Guard {}), vec![uffd])
+    }
+}
+
+/// A missing image is an error of the images.
+impl From<ImagesError> for RestoreError {
+    fn from(error: ImagesError) -> Self {
+        Self::Images(error)
+    }
+}

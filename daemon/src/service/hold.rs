@@ -1,0 +1,298 @@
+//! The daemon's side of the conversation with holds.
+//!
+//! A hold that connects either wants namespaces (the front half) or presents itself (the init half).
+//! The init half stays connected for as long as its workload lives; when the daemon restarts, it
+//! comes back with the same identity, and the workload is adopted as it is.
+//!
+//! Nothing that a hold says about *who* it is counts: its user and its process are the kernel's
+//! word. A hold that dies takes its workload with it; the last checkpoint stays.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lifeboat_format::HeadState;
+use lifeboat_proto::hold::{
+    self, Exited, Register, Spawn, ToDaemon, ToHold, to_daemon, to_hold::Message,
+};
+use lifeboat_sys::{peer::Peer, pidfd::Pidfd};
+use rustix::process::Pid;
+use tokio::sync::mpsc;
+
+use super::identity::Caller;
+use crate::{
+    daemon::Context,
+    evacuate::commit::stored_streams,
+    hold::{
+        bring_up::{self, Pipes},
+        spawn::{self, HoldDescriptors},
+        wire::{HoldConnection, WireError},
+    },
+    observe::chain,
+    restore::load,
+    workload::{Phase, SharedWorkload, Tree, Workload, tree},
+};
+
+/// Longest time that a hold may take to say what it wants.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Messages of a hold waiting to be handled.
+const INBOX: usize = 16;
+
+/// How long the daemon waits after a lost connection to see whether the hold has died.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Serves holds until the daemon ends.
+pub async fn accept(mut holds: mpsc::Receiver<(HoldConnection, Peer)>, context: Arc<Context>) {
+    while let Some((connection, peer)) = holds.recv().await {
+        let context = Arc::clone(&context);
+        tokio::spawn(async move {
+            if let Err(error) = converse(&context, connection, peer).await {
+                tracing::debug!(error = chain(&error), "conversation with a hold ended");
+            }
+        });
+    }
+}
+
+async fn converse(
+    context: &Arc<Context>,
+    connection: HoldConnection,
+    peer: Peer,
+) -> Result<(), WireError> {
+    let first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, connection.receive());
+    let (message, descriptors) = first.await.map_err(|_| WireError::Stuck)??;
+    let refused = match message.message {
+        Some(to_daemon::Message::Spawn(spawn)) => {
+            spawn_hold(context, &peer, spawn, descriptors).await.map(|()| {
+                ToHold { message: Some(Message::Spawned(hold::Spawned {})) }
+            })
+        }
+        Some(to_daemon::Message::Register(register)) => {
+            match present(context, &peer, register, descriptors) {
+                Ok(presented) => return attend(context, connection, presented).await,
+                Err(reason) => Err(reason),
+            }
+        }
+        _ => Err("a hold begins with Spawn or Register".to_owned()),
+    };
+    let answer = refused.unwrap_or_else(|reason| {
+        tracing::warn!(reason, uid = peer.uid, "a hold was refused");
+        let failed = hold::Failed { reason, may_start: false };
+        ToHold { message: Some(Message::Failed(failed)) }
+    });
+    connection.send(&answer, &[]).await
+}
+
+async fn spawn_hold(
+    context: &Arc<Context>,
+    peer: &Peer,
+    spawn: Spawn,
+    descriptors: Vec<OwnedFd>,
+) -> Result<(), String> {
+    let mut spec = spawn.spec.ok_or("Spawn names no workload")?;
+    let [stdin, stdout, stderr, front]: [OwnedFd; 4] =
+        descriptors.try_into().map_err(|_| "Spawn carries four descriptors")?;
+    // The init half comes back to this daemon, whatever the front half says.
+    spec.socket = context.config.socket.to_string_lossy().into_owned();
+    let caller = Caller::of_peer(peer);
+    if caller.pid == 0 {
+        return Err("the hold lives in a PID namespace that this daemon cannot see".to_owned());
+    }
+    let libexec = context.config.libexec.clone();
+    let descriptors = HoldDescriptors { stdio: [stdin, stdout, stderr], front };
+    let spawned = tokio::task::spawn_blocking(move || {
+        spawn::spawn(&libexec, &caller, &spec, descriptors)
+    });
+    spawned
+        .await
+        .map_err(|_| "starting the hold panicked".to_owned())?
+        .map_err(|error| chain(&error))
+}
+
+/// A hold that was taken into the registry.
+struct Presented {
+    workload: SharedWorkload,
+    outbox: mpsc::Receiver<crate::workload::HoldMessage>,
+    process: Pidfd,
+    pid: u32,
+    root_pid: u32,
+    pipes: Option<Pipes>,
+}
+
+fn present(
+    context: &Arc<Context>,
+    peer: &Peer,
+    register: Register,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Presented, String> {
+    let spec = register.spec.ok_or("Register names no workload")?;
+    let name = spec.workload.parse().map_err(|error| chain(&error as &dyn std::error::Error))?;
+    let caller = Caller::of_peer(peer);
+    let process = peer.pidfd.as_ref().ok_or("the hold lives where this daemon cannot see it")?;
+    let process = process.try_clone().map_err(|error| chain(&error))?;
+    if register.instance.len() != 16 {
+        return Err("Register has no identity of 16 bytes".to_owned());
+    }
+    let streams = stored_streams(&register.streams);
+    let pipes = (register.root_pid == 0)
+        .then(|| Pipes::pair(&streams, descriptors))
+        .transpose()?
+        .filter(|_| register.can_restore);
+    let pid = caller.pid;
+    let instance = hex::encode(&register.instance);
+    let mut workload = Workload::new(name, caller, spec, instance, true);
+    workload.set_streams(streams);
+    let workload = context.registry.insert(workload).map_err(|error| chain(&error))?;
+    let outbox = workload.connect_hold();
+    let root_pid = register.root_pid;
+    Ok(Presented { workload, outbox, process, pid, root_pid, pipes })
+}
+
+/// Serves a hold until its connection ends.
+async fn attend(
+    context: &Arc<Context>,
+    connection: HoldConnection,
+    presented: Presented,
+) -> Result<(), WireError> {
+    let Presented { workload, mut outbox, process, pid, root_pid, pipes } = presented;
+    if root_pid == 0 {
+        let (context, workload) = (Arc::clone(context), Arc::clone(&workload));
+        let process = process.try_clone();
+        tokio::spawn(async move {
+            match process {
+                Ok(process) => bring_up::bring_up(&context, &workload, pid, &process, pipes).await,
+                Err(error) => tracing::error!(error = chain(&error), "cannot follow a hold"),
+            }
+        });
+    } else {
+        bring_up::adopt(context, &workload, pid, root_pid).await;
+    }
+    let connection = Arc::new(connection);
+    let (inbox_in, mut inbox) = mpsc::channel(INBOX);
+    let reading = {
+        let connection = Arc::clone(&connection);
+        tokio::spawn(async move {
+            loop {
+                let received = connection.receive().await;
+                let ended = received.is_err();
+                if inbox_in.send(received).await.is_err() || ended {
+                    return;
+                }
+            }
+        })
+    };
+    let ended = loop {
+        tokio::select! {
+            message = outbox.recv() => {
+                // A newer connection of the same hold has taken over.
+                let Some(message) = message else { break Ok(()) };
+                let riding: Vec<_> = message.descriptors.iter().map(|fd| fd.as_fd()).collect();
+                if let Err(error) = connection.send(&message.message, &riding).await {
+                    break Err(error);
+                }
+            }
+            received = inbox.recv() => match received {
+                Some(Ok((message, _))) => handle(context, &workload, pid, message),
+                Some(Err(error)) => break Err(error),
+                None => break Ok(()),
+            }
+        }
+    };
+    reading.abort();
+    if ended.is_err() {
+        lost(context, &workload, process).await;
+    }
+    ended
+}
+
+fn handle(context: &Arc<Context>, workload: &SharedWorkload, pid: u32, message: ToDaemon) {
+    let (context, workload) = (Arc::clone(context), Arc::clone(workload));
+    match message.message {
+        Some(to_daemon::Message::Started(started)) => {
+            tokio::spawn(async move {
+                bring_up::runs(&context, &workload, pid, started.root_pid, Phase::Running).await;
+            });
+        }
+        Some(to_daemon::Message::Exited(exited)) => {
+            tokio::spawn(async move { exited_by_itself(&context, &workload, &exited).await });
+        }
+        _ => tracing::warn!(workload = %workload.name, "the hold said something unexpected"),
+    }
+}
+
+/// The workload's first process has ended: was it evacuated, or did it end by itself?
+async fn exited_by_itself(context: &Arc<Context>, workload: &SharedWorkload, exited: &Exited) {
+    // A save that is about to release the tree holds the lock.
+    let mut body = workload.exclusive().await;
+    let view = workload.view();
+    let evacuated = match view.phase {
+        Phase::Evacuated => view.last_checkpoint.map(|saved| saved.id.to_string()),
+        _ => context.outcomes.get(&workload.instance),
+    };
+    let noted = hold::ExitNoted {
+        evacuated: evacuated.is_some(),
+        checkpoint: evacuated.clone().unwrap_or_default(),
+    };
+    if evacuated.is_none() {
+        body.tree = None;
+        let event = format!("ended with wait status {:#x}", exited.wait_status);
+        let loading = view.phase == Phase::Loading;
+        workload.publish(event, |view| view.phase = Phase::Ended);
+        if !loading {
+            load::settle(context, workload, HeadState::Finished).await;
+        }
+        context.registry.remove(workload);
+    }
+    workload.tell_hold(Message::ExitNoted(noted), Vec::new()).await;
+}
+
+/// The connection is gone: a hold that lives comes back by itself, one that died has ended its
+/// workload.
+async fn lost(context: &Arc<Context>, workload: &SharedWorkload, process: Pidfd) {
+    let died = tokio::task::spawn_blocking(move || {
+        process.wait_exit(Instant::now() + DEATH_TIMEOUT).unwrap_or(false)
+    });
+    let over = matches!(workload.view().phase, Phase::Evacuated | Phase::Ended);
+    if over || !died.await.unwrap_or(false) {
+        return;
+    }
+    let mut body = workload.exclusive().await;
+    if matches!(workload.view().phase, Phase::Evacuated | Phase::Ended) {
+        return;
+    }
+    if let Some(tree) = body.tree.take() {
+        tree::kill(tree.pid);
+    }
+    workload.publish("the hold was killed", |view| view.phase = Phase::Ended);
+    // It did not end by itself: its last checkpoint may be restored.
+    let latest = workload.right.lock().await.as_ref().and_then(|right| right.head.latest);
+    let state = if latest.is_some() { HeadState::Evacuated } else { HeadState::Finished };
+    load::settle(context, workload, state).await;
+    context.registry.remove(workload);
+}
+
+/// Follows an attached tree until it ends.
+pub fn watch_attached(context: &Arc<Context>, workload: &SharedWorkload, pid: u32) {
+    let (context, workload) = (Arc::clone(context), Arc::clone(workload));
+    tokio::spawn(async move {
+        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+        let Ok(process) = Pidfd::open(number) else { return };
+        let Ok(readable) = tokio::io::unix::AsyncFd::new(process) else { return };
+        drop(readable.readable().await);
+        let mut body = workload.exclusive().await;
+        if workload.view().phase != Phase::Evacuated {
+            body.tree = None;
+            workload.publish("ended", |view| view.phase = Phase::Ended);
+            load::settle(&context, &workload, HeadState::Finished).await;
+            context.registry.remove(&workload);
+        }
+    });
+}
+
+/// The tree of a workload, from its first process.
+pub(crate) fn tree_of(pid: u32, inner_pid: u32) -> Option<Tree> {
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    Some(Tree { root: Pidfd::open(number).ok()?, pid, inner_pid })
+}

@@ -1,0 +1,55 @@
+//! `lifeboat.v1.NodeService`.
+
+use std::sync::Arc;
+
+use lifeboat_proto::v1::{self, node_service_server::NodeService};
+use tonic::{Request, Response, Status};
+
+use super::identity::Caller;
+use crate::{check, daemon::Context};
+
+/// The service.
+#[derive(Debug)]
+pub struct Node {
+    context: Arc<Context>,
+}
+
+impl Node {
+    /// The service over the daemon's parts.
+    #[must_use]
+    pub const fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for Node {
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let context = &self.context;
+        let rate = context.metrics.upload_rate.get();
+        let workloads = context.registry.visible(&caller).len();
+        Ok(Response::new(v1::GetStatusResponse {
+            node: context.config.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            store: context.store.describe(),
+            criu_version: context.platform.criu_version.clone(),
+            started_at: Some(context.started_at.into()),
+            workloads: u32::try_from(workloads).unwrap_or(u32::MAX),
+            upload_bytes_per_second: u64::try_from(rate).unwrap_or(0),
+            notice: context.notice(),
+        }))
+    }
+
+    async fn check(
+        &self,
+        request: Request<v1::CheckRequest>,
+    ) -> Result<Response<v1::CheckResponse>, Status> {
+        Caller::of(&request)?;
+        let capabilities = check::capabilities(&self.context.config).await;
+        Ok(Response::new(v1::CheckResponse { capabilities }))
+    }
+}

@@ -1,0 +1,92 @@
+//! The outcome of a save, for callers and for the metrics.
+
+use std::time::Duration;
+
+use lifeboat_proto::{id::CheckpointId, v1};
+
+use super::view;
+use crate::{
+    daemon::Context,
+    deadline::Deadline,
+    evacuate::{Mode, SaveError, report::SaveReport},
+    observe::{
+        chain,
+        metrics::{Outcome, SaveLabels},
+    },
+    workload::Workload,
+};
+
+/// The message that tells how a save ended.
+#[must_use]
+pub fn message(
+    workload: &Workload,
+    mode: Mode,
+    deadline: Deadline,
+    report: &SaveReport,
+    result: &Result<CheckpointId, SaveError>,
+) -> v1::SaveResult {
+    let outcome = match (result, mode) {
+        (Ok(_), Mode::Evacuate) => v1::SaveOutcome::Evacuated,
+        (Ok(_), Mode::Checkpoint) => v1::SaveOutcome::Checkpointed,
+        (Err(SaveError::Ended), _) => v1::SaveOutcome::Gone,
+        (Err(_), _) => v1::SaveOutcome::FailedRunning,
+    };
+    let stages = report.stages().into_iter().map(|stage| v1::StageTime {
+        stage: stage.name.to_owned(),
+        ended_after: view::duration(stage.ended_after),
+    });
+    v1::SaveResult {
+        workload: workload.name.to_string(),
+        checkpoint: result.as_ref().map(ToString::to_string).unwrap_or_default(),
+        outcome: outcome.into(),
+        error: result.as_ref().err().map(|error| chain(error)).unwrap_or_default(),
+        freeze: report.freeze().and_then(view::duration),
+        total: view::duration(committed_after(report)),
+        memory_bytes: report.memory_bytes.load(std::sync::atomic::Ordering::Relaxed),
+        read_bytes: report.read_bytes(),
+        uploaded_bytes: report.uploaded_bytes(),
+        stages: stages.collect(),
+        margin: margin(deadline),
+    }
+}
+
+/// Enters a save into the metrics.
+pub fn count(
+    context: &Context,
+    mode: Mode,
+    report: &SaveReport,
+    result: &Result<CheckpointId, SaveError>,
+) {
+    let metrics = &context.metrics;
+    let outcome = match (result, mode) {
+        (Ok(_), Mode::Evacuate) => Outcome::Evacuated,
+        (Ok(_), Mode::Checkpoint) => Outcome::Checkpointed,
+        (Err(_), _) => Outcome::Failed,
+    };
+    metrics.saves.get_or_create(&SaveLabels { outcome }).inc();
+    metrics.uploaded.inc_by(report.uploaded_bytes());
+    metrics.read.inc_by(report.read_bytes());
+    if let Some(freeze) = report.freeze() {
+        metrics.freeze.observe(freeze.as_secs_f64());
+    }
+    if result.is_ok() {
+        let total = committed_after(report);
+        metrics.save.observe(total.as_secs_f64());
+        let micros = u64::try_from(total.as_micros()).unwrap_or(u64::MAX).max(1);
+        let rate = report.uploaded_bytes().saturating_mul(1_000_000) / micros;
+        metrics.upload_rate.set(i64::try_from(rate).unwrap_or(i64::MAX));
+    }
+}
+
+/// From the call to the commit, or until now if there was none.
+fn committed_after(report: &SaveReport) -> Duration {
+    let stages = report.stages();
+    let commit = stages.iter().find(|stage| stage.name == "commit");
+    commit.map_or_else(|| report.elapsed(), |stage| stage.ended_after)
+}
+
+fn margin(deadline: Deadline) -> Option<prost_types::Duration> {
+    let millis = deadline.margin_ms()?;
+    let nanos = i32::try_from(millis % 1000).unwrap_or(0) * 1_000_000;
+    Some(prost_types::Duration { seconds: millis / 1000, nanos })
+}

@@ -1,0 +1,83 @@
+//! Workloads as the gRPC services show them.
+
+use std::time::{Duration, SystemTime};
+
+use lifeboat_format::manifest::TcpPolicy;
+use lifeboat_proto::v1;
+
+use crate::{
+    daemon::Context,
+    workload::{Phase, Saved, Workload, tree},
+};
+
+/// What a save takes besides moving bytes: describing the tree and committing. Used until this node
+/// has measured its own.
+const FIXED_COST: Duration = Duration::from_millis(500);
+
+/// A workload as it is now.
+#[must_use]
+pub fn workload(context: &Context, workload: &Workload) -> v1::Workload {
+    let view = workload.view();
+    let runs = matches!(view.phase, Phase::Running | Phase::Saving | Phase::Loading);
+    let memory_bytes = if runs { tree::resident_bytes(view.pid) } else { 0 };
+    // Until memory is copied ahead of time, all of it would have to be saved.
+    let unsaved_bytes = memory_bytes;
+    v1::Workload {
+        name: workload.name.to_string(),
+        state: v1::WorkloadState::from(view.phase).into(),
+        pid: view.pid,
+        uid: workload.owner.uid,
+        memory_bytes,
+        unsaved_bytes,
+        time_to_safe: time_to_safe(context, unsaved_bytes),
+        last_checkpoint: view.last_checkpoint.as_ref().map(summary),
+        argv: workload.spec.argv.clone(),
+        held: workload.held,
+        priority: workload.spec.priority,
+        tcp: match workload.tcp {
+            TcpPolicy::Close => v1::TcpPolicy::Close,
+            TcpPolicy::Keep => v1::TcpPolicy::Keep,
+        }
+        .into(),
+        epoch: view.epoch.0,
+        registered_at: Some(workload.registered_at.into()),
+        missing_bytes: view.missing_bytes,
+        last_error: view.last_error,
+    }
+}
+
+/// How long `bytes` would take at the rate that was measured last.
+fn time_to_safe(context: &Context, bytes: u64) -> Option<prost_types::Duration> {
+    let rate = u64::try_from(context.metrics.upload_rate.get()).ok().filter(|rate| *rate > 0)?;
+    let moving = Duration::from_millis(bytes.saturating_mul(1000) / rate);
+    duration(moving + FIXED_COST)
+}
+
+/// A checkpoint in short.
+#[must_use]
+pub fn summary(saved: &Saved) -> v1::CheckpointSummary {
+    v1::CheckpointSummary {
+        id: saved.id.to_string(),
+        frozen_at: Some(saved.frozen_at.into()),
+        memory_bytes: saved.memory_bytes,
+        epoch: saved.epoch.0,
+    }
+}
+
+/// A checkpoint in short, from its manifest.
+#[must_use]
+pub fn summary_of(manifest: &lifeboat_format::Manifest) -> v1::CheckpointSummary {
+    let frozen_at = SystemTime::UNIX_EPOCH + Duration::from_nanos(manifest.frozen_at_unix_ns);
+    v1::CheckpointSummary {
+        id: manifest.checkpoint.to_string(),
+        frozen_at: Some(frozen_at.into()),
+        memory_bytes: manifest.memory_bytes,
+        epoch: manifest.epoch.0,
+    }
+}
+
+/// A duration for the wire; `None` when it is too long for it.
+#[must_use]
+pub fn duration(duration: Duration) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(duration).ok()
+}
