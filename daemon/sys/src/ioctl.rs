@@ -8,6 +8,11 @@ use std::{
 const WRITE: u32 = 1;
 const READ: u32 = 2;
 
+/// `_IOR(kind, number, size)`.
+pub(crate) const fn ior(kind: u8, number: u8, size: usize) -> u32 {
+    code(READ, kind, number, size)
+}
+
 /// `_IOWR(kind, number, size)`.
 pub(crate) const fn iowr(kind: u8, number: u8, size: usize) -> u32 {
     code(READ | WRITE, kind, number, size)

@@ -16,9 +16,11 @@
 //! | [`spawn`] | descriptors, session, signals, terminal, namespaces of a child | any |
 //! | [`vm`] | memory of another process | any |
 //! | [`pagemap`] | which pages hold something, which were written | 6.7 |
+//! | [`uffd`] | page faults of another process, its write protection | 5.11; asynchronous 6.7 |
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("lifeboat-sys supports 64-bit Linux only");
 
+mod flags;
 mod ioctl;
 
 pub mod fdpass;
@@ -26,5 +28,6 @@ pub mod pagemap;
 pub mod peer;
 pub mod pidfd;
 pub mod spawn;
+pub mod uffd;
 pub mod vm;
 pub mod wait;

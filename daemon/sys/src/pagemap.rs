@@ -14,22 +14,19 @@
 //!   now: what an all-pages query ([`Query::DUMPABLE`]) lacks at the freeze must be forgotten.
 //! - Writes that do not go through the tracked page tables: write(2) to a memfd, other mappings of
 //!   shared memory, DMA into pages pinned before the scan.
+//! - Conversely, reading a hole from outside maps the page of zeros there, which then counts as
+//!   written once.
 //! - Ranges that came by mmap, mremap, fork or exec after registration: they are refused as
 //!   [`PagemapError::Untracked`], never reported clean.
 
-use std::{
-    fs::File,
-    io,
-    ops::{BitOr, BitOrAssign},
-    os::unix::fs::FileExt,
-};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 use lifeboat_proto::units::{PageIndex, PageRun, RemoteAddr};
 use linux_raw_sys::general::{self as raw, page_region, pm_scan_arg};
 use rustix::process::Pid;
 
 use self::entry::{ENTRIES_MAX, ENTRY_BYTES};
-use crate::ioctl;
+use crate::{flags::flag_set, ioctl};
 
 mod entry;
 
@@ -45,66 +42,27 @@ const _: () = assert!(size_of::<pm_scan_arg>() == 96);
 const _: () = assert!(size_of::<page_region>() == 24);
 const _: () = assert!(PAGEMAP_SCAN == 0xc060_6610);
 
-/// A set of page categories (`PAGE_IS_…`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Categories(u64);
-
-impl Categories {
-    /// No category.
-    pub const NONE: Self = Self(0);
-    /// In a mapping that is registered for asynchronous write protection.
-    pub const WPALLOWED: Self = Self::of(raw::PAGE_IS_WPALLOWED);
-    /// Written since it was last protected; also what was never protected.
-    pub const WRITTEN: Self = Self::of(raw::PAGE_IS_WRITTEN);
-    /// Of a file, or of shared memory.
-    pub const FILE: Self = Self::of(raw::PAGE_IS_FILE);
-    /// In memory.
-    pub const PRESENT: Self = Self::of(raw::PAGE_IS_PRESENT);
-    /// In swap. Also says so: markers left by write protection of holes.
-    pub const SWAPPED: Self = Self::of(raw::PAGE_IS_SWAPPED);
-    /// The kernel's page of zeros.
-    pub const PFNZERO: Self = Self::of(raw::PAGE_IS_PFNZERO);
-    /// Mapped as a part of a huge page.
-    pub const HUGE: Self = Self::of(raw::PAGE_IS_HUGE);
-    /// Soft-dirty (kernel 6.9, and only where soft-dirty exists).
-    pub const SOFT_DIRTY: Self = Self::of(raw::PAGE_IS_SOFT_DIRTY);
-    /// A guard page of `MADV_GUARD_INSTALL` (kernel 6.15).
-    pub const GUARD: Self = Self::of(raw::PAGE_IS_GUARD);
-
-    const fn of(bits: u32) -> Self {
-        Self(bits as u64)
-    }
-
-    /// The categories of both.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Whether all of `other` are in it.
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any of `other` is in it.
-    #[must_use]
-    pub const fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-}
-
-impl BitOr for Categories {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        self.union(other)
-    }
-}
-
-impl BitOrAssign for Categories {
-    fn bitor_assign(&mut self, other: Self) {
-        *self = self.union(other);
+flag_set! {
+    /// A set of page categories (`PAGE_IS_…`).
+    pub struct Categories {
+        /// In a mapping that is registered for asynchronous write protection.
+        WPALLOWED = raw::PAGE_IS_WPALLOWED;
+        /// Written since it was last protected; also what was never protected.
+        WRITTEN = raw::PAGE_IS_WRITTEN;
+        /// Of a file, or of shared memory.
+        FILE = raw::PAGE_IS_FILE;
+        /// In memory.
+        PRESENT = raw::PAGE_IS_PRESENT;
+        /// In swap. Also says so: markers left by write protection of holes.
+        SWAPPED = raw::PAGE_IS_SWAPPED;
+        /// The kernel's page of zeros.
+        PFNZERO = raw::PAGE_IS_PFNZERO;
+        /// Mapped as a part of a huge page.
+        HUGE = raw::PAGE_IS_HUGE;
+        /// Soft-dirty (kernel 6.9, and only where soft-dirty exists).
+        SOFT_DIRTY = raw::PAGE_IS_SOFT_DIRTY;
+        /// A guard page of `MADV_GUARD_INSTALL` (kernel 6.15).
+        GUARD = raw::PAGE_IS_GUARD;
     }
 }
 
@@ -343,10 +301,10 @@ impl Pagemap {
             vec: buffer.as_mut_ptr().expose_provenance() as u64,
             vec_len: buffer.len() as u64,
             max_pages: 0,
-            category_inverted: query.inverted.0,
-            category_mask: query.all.0,
-            category_anyof_mask: query.any.0,
-            return_mask: query.report.0,
+            category_inverted: query.inverted.bits(),
+            category_mask: query.all.bits(),
+            category_anyof_mask: query.any.bits(),
+            return_mask: query.report.bits(),
         };
         // SAFETY: the struct is PAGEMAP_SCAN's; `vec` is valid for writes of `vec_len` regions,
         // for which any bytes are valid, and nobody else uses the buffer meanwhile.
@@ -442,7 +400,7 @@ impl<F: FnMut(Region)> Merger<F> {
         let run = PageRun::covering(RemoteAddr(region.start), RemoteAddr(region.end));
         let next = Region {
             run,
-            categories: Categories(region.categories),
+            categories: Categories::from_bits(region.categories),
         };
         match &mut self.pending {
             Some(last) if last.run.end() == run.start && last.categories == next.categories => {

@@ -1,6 +1,10 @@
 //! The safe wrappers against the real kernel, as root. One module per module of the library, in
 //! one program, so that they share their support. What is missing on a machine fails loudly.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 mod fdpass;
 mod pagemap;
@@ -8,4 +12,6 @@ mod peer;
 mod pidfd;
 mod spawn;
 mod support;
+mod tracking;
+mod uffd;
 mod vm;
