@@ -36,10 +36,12 @@
 
 mod call;
 mod error;
+pub mod faulty;
 pub mod file;
 mod key;
 pub mod memory;
 mod open;
+pub mod retry;
 pub mod s3;
 
 use std::{fmt::Debug, time::SystemTime};
@@ -50,7 +52,7 @@ use bytes::Bytes;
 pub use call::Call;
 pub use error::{ErrorKind, Operation, StoreError};
 pub use key::{KEY_BYTES_MAX, Key, KeyError, Prefix, SEGMENT_BYTES_MAX};
-pub use open::{OpenError, Options, open};
+pub use open::{OpenError, Options, open, open_retrying};
 
 /// Most keys in one answer of [`Store::list`].
 pub const LIST_PAGE_KEYS_MAX: usize = 1000;

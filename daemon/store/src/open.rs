@@ -6,8 +6,10 @@ use url::Url;
 
 use crate::{
     KeyError, Prefix, Store,
+    faulty::{self, Faulty, Plan, PlanError},
     file::File,
     memory::Memory,
+    retry::Retrying,
     s3::{AccessKey, S3, Settings},
 };
 
@@ -16,6 +18,8 @@ use crate::{
 pub struct Options {
     /// Credentials for S3; else AWS's default chain.
     pub s3_credentials: Option<AccessKey>,
+    /// Whether URLs with a plan of faults are accepted; else only by [`faulty::ALLOW_VARIABLE`].
+    pub allow_faults: bool,
 }
 
 /// Why a store cannot be opened.
@@ -42,6 +46,15 @@ pub enum OpenError {
         /// What to write.
         remedy: &'static str,
     },
+    /// A URL with faults where they are not allowed.
+    #[error(
+        "the store's URL plans faults: only for tests, where the environment has {}=1",
+        faulty::ALLOW_VARIABLE
+    )]
+    FaultsNotAllowed,
+    /// A plan of faults that is not understood.
+    #[error("the plan of faults in the store's URL is wrong")]
+    Plan(#[source] PlanError),
     /// The path of a bucket's URL cannot be the beginning of keys.
     #[error("the path of the store's URL cannot be a prefix of keys")]
     Prefix(#[source] KeyError),
@@ -56,30 +69,82 @@ pub enum OpenError {
     },
 }
 
-/// Opens the store that `url` names:
+/// Opens the store that `url` names, with retries around it:
 ///
 /// - `s3://BUCKET/PREFIX`, with `?endpoint=http://HOST:PORT` for servers other than AWS's,
 ///   `?region=NAME`, `?path_style=true|false`;
 /// - `file:///FOLDER`: made if it does not exist;
-/// - `memory:NAME`: in this process, for tests.
+/// - `memory:NAME`: in this process, for tests;
+/// - `faulty+URL` with the parameter `plan`: one of these that fails as told, for tests.
 ///
 /// # Errors
 /// If the URL is wrong, or the folder cannot be used. Servers are not asked: see [`crate::probe`].
 pub async fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(open_retrying(url, options).await?)
+}
+
+/// The same as [`open`], for whoever wants to see [`Retrying::stats`].
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_retrying(url: &str, options: &Options) -> Result<Arc<Retrying>, OpenError> {
+    let inner = match url.strip_prefix("faulty+") {
+        None => open_once(&parse(url)?, options).await?,
+        Some(_) if !may_fail(options) => return Err(OpenError::FaultsNotAllowed),
+        Some(inner) => {
+            let mut inner = parse(inner)?;
+            let plan = take_plan(&mut inner)?;
+            Arc::new(Faulty::new(open_once(&inner, options).await?, plan))
+        }
+    };
+    Ok(Arc::new(Retrying::new(inner)))
+}
+
+/// The store itself, without retries.
+async fn open_once(url: &Url, options: &Options) -> Result<Arc<dyn Store>, OpenError> {
+    match url.scheme() {
+        "s3" => Ok(Arc::new(S3::open(s3_settings(url, options)?).await)),
+        "file" => Ok(Arc::new(open_folder(url)?)),
+        "memory" => {
+            no_parameters(url)?;
+            Ok(Arc::new(Memory::named(url.path())))
+        }
+        scheme => Err(bad(
+            url.as_str(),
+            &format!("{scheme}: is not a kind of store"),
+        )),
+    }
+}
+
+fn parse(url: &str) -> Result<Url, OpenError> {
     let parsed = Url::parse(url).map_err(|error| bad(url, &error.to_string()))?;
     if !parsed.username().is_empty() || parsed.password().is_some() {
         let problem = "credentials do not belong into it; use the environment or a profile";
         return Err(bad(url, problem));
     }
-    match parsed.scheme() {
-        "s3" => Ok(Arc::new(S3::open(s3_settings(&parsed, options)?).await)),
-        "file" => Ok(Arc::new(open_folder(&parsed)?)),
-        "memory" => {
-            no_parameters(&parsed)?;
-            Ok(Arc::new(Memory::named(parsed.path())))
-        }
-        scheme => Err(bad(url, &format!("{scheme}: is not a kind of store"))),
+    Ok(parsed)
+}
+
+fn may_fail(options: &Options) -> bool {
+    options.allow_faults || std::env::var(faulty::ALLOW_VARIABLE).is_ok_and(|value| value == "1")
+}
+
+/// Takes the parameter `plan` out of the URL.
+fn take_plan(url: &mut Url) -> Result<Plan, OpenError> {
+    let (plans, rest): (Vec<_>, Vec<_>) = url
+        .query_pairs()
+        .into_owned()
+        .partition(|(name, _)| name == "plan");
+    url.set_query(None);
+    if !rest.is_empty() {
+        url.query_pairs_mut().extend_pairs(rest);
     }
+    let text = plans
+        .into_iter()
+        .map(|(_, plan)| plan)
+        .collect::<Vec<_>>()
+        .join(";");
+    text.parse().map_err(OpenError::Plan)
 }
 
 fn bad(url: &str, problem: &str) -> OpenError {

@@ -1,6 +1,13 @@
 //! The contract against a real S3 server, which the environment names. There is no skipping:
 //! without a server these tests fail.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the suite is tests, which clippy cannot see"
+)]
+#![expect(clippy::panic, reason = "as above")]
+#![expect(clippy::unused_async, reason = "all points of the suite look alike")]
+
 #[path = "contract/conformance/mod.rs"]
 mod conformance;
 
@@ -154,6 +161,7 @@ async fn open_takes_the_servers_url() {
     );
     let options = Options {
         s3_credentials: credentials,
+        ..Options::default()
     };
     let store = lifeboat_store::open(&url, &options).await.unwrap();
     conformance::what_was_put_is_read(store).await;

@@ -7,7 +7,7 @@ use lifeboat_store::{ErrorKind, Version};
 use super::{NOW, Shared, bytes, key};
 
 /// Writers that meet.
-const WRITERS: u64 = 8;
+const WRITERS: usize = 8;
 /// How often they do.
 const ROUNDS: u64 = 12;
 
@@ -19,8 +19,9 @@ async fn meet<F>(write: impl Fn(u64) -> F) -> Vec<Outcome>
 where
     F: Future<Output = lifeboat_store::Result<Version>> + Send + 'static,
 {
-    let barrier = Arc::new(tokio::sync::Barrier::new(WRITERS as usize));
-    let tasks: Vec<_> = (0..WRITERS)
+    let barrier = Arc::new(tokio::sync::Barrier::new(WRITERS));
+    let tasks: Vec<_> = (0..)
+        .take(WRITERS)
         .map(|writer| {
             let (barrier, write) = (Arc::clone(&barrier), write(writer));
             tokio::spawn(async move {
