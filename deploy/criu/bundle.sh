@@ -9,10 +9,11 @@ here=$(cd "$(dirname "$0")" && pwd)
 need_root
 DEST=${1:-/usr/lib/lifeboat/criu}
 case $DEST in /*) ;; *) die "DEST must be absolute: it is written into the programs";; esac
-OLDEST=4.1
+# Images are not readable across minor versions, and the page filter knows this one.
+SERIES=4.2
 
 version_of() { "$@" --version 2>/dev/null | awk '/^Version:/ { print $2 }'; }
-at_least() { dpkg --compare-versions "$1" ge "$2"; }
+right_version() { case $1 in "$SERIES" | "$SERIES".*) ;; *) return 1;; esac; }
 
 # check CRIU…: CRIU asks whether loopback is up, and its feature cache must not remember another CRIU's answers.
 check() { local out; out=$("$@" check 2>&1) || { printf '%s\n' "$out" >&2; return 1; }; }
@@ -41,27 +42,29 @@ lock_cache
 FILES=$CACHE/criu
 stage=$(mktemp -d "$CACHE/bundle.XXXXXX"); trap 'rm -rf "$stage"' EXIT
 
+loader_of_files() { (cd "$stage/files/lib" && echo ld-*.so*); }
+# Before its paths are patched in, a program is run by naming its loader.
+version_of_files() { version_of "$stage/files/lib/$(loader_of_files)" --library-path "$stage/files/lib" "$stage/files/bin/criu"; }
+
 if [ ! -f "$FILES/VERSION" ]; then
+  origin=
   system=$(command -v criu || true)
-  if [ -n "$system" ] && at_least "$(version_of "$system")" $OLDEST && check "$system"; then
+  if [ -n "$system" ] && right_version "$(version_of "$system")" && check "$system"; then
     say "taking the system's CRIU $(version_of "$system")"
-    closure "$stage/files" "$system"
-    origin=$system
-  else
-    for suite in ${LIFEBOAT_CRIU_SUITES:-sid trixie}; do
-      say "fetching CRIU from Debian $suite"
-      rm -rf "$stage/root"
-      if debian_extract "$suite" "$stage/root" criu; then origin="Debian $suite"; break; fi
-    done
-    [ -n "${origin:-}" ] || die "cannot fetch CRIU"
-    criu=$stage/root/usr/sbin/criu; [ -e "$criu" ] || criu=$stage/root/usr/bin/criu
-    loader=$stage/root$(patchelf --print-interpreter "$criu")
-    closure "$stage/files" "$criu" "$loader" "$(printf '%s:' "$stage"/root/usr/lib/*-linux-gnu*/)$stage/root/usr/lib"
+    closure "$stage/files" "$system"; origin=$system
   fi
-  loader=$(cd "$stage/files/lib" && echo ld-*.so*)
-  version=$(version_of "$stage/files/lib/$loader" --library-path "$stage/files/lib" "$stage/files/bin/criu")
-  at_least "$version" $OLDEST || die "CRIU '$version' from $origin is older than $OLDEST"
-  printf 'criu=%s\nloader=%s\norigin=%s\n' "$version" "$loader" "$origin" >"$stage/files/VERSION"
+  for suite in ${LIFEBOAT_CRIU_SUITES:-sid forky}; do
+    [ -z "$origin" ] || break
+    say "fetching CRIU from Debian $suite"
+    root=$stage/$suite
+    debian_extract "$suite" "$root" criu || continue
+    criu=$root/usr/sbin/criu; [ -e "$criu" ] || criu=$root/usr/bin/criu
+    closure "$stage/files" "$criu" "$root$(patchelf --print-interpreter "$criu")" "$(printf '%s:' "$root"/usr/lib/*-linux-gnu*/)$root/usr/lib"
+    version=$(version_of_files)
+    if right_version "$version"; then origin="Debian $suite"; else say "it has CRIU $version: not $SERIES"; fi
+  done
+  [ -n "$origin" ] || die "no CRIU $SERIES could be had (LIFEBOAT_CRIU_SUITES names the suites to try)"
+  printf 'criu=%s\nloader=%s\norigin=%s\n' "$(version_of_files)" "$(loader_of_files)" "$origin" >"$stage/files/VERSION"
   rm -rf "$FILES"; mv "$stage/files" "$FILES"
 fi
 

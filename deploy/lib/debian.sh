@@ -39,11 +39,11 @@ _debian_keyring() {
 }
 
 # debian_apt SUITE ARGS…: apt-get that knows only SUITE and believes that nothing is installed,
-# so that "install --download-only" yields the whole closure, libc included.
+# so that "install --download-only" yields the whole closure, libc included. (Errors are returned by hand: callers try several suites.)
 debian_apt() {
   local suite=$1 d=$APT_DIR/$1 mirror keyring; shift
   mkdir -p "$d"/{state/lists/partial,cache/archives/partial,sources.d}; : >"$d/status"
-  mirror=$(_debian_mirror); keyring=$(_debian_keyring)
+  mirror=$(_debian_mirror) || return 1; keyring=$(_debian_keyring) || return 1
   # Targets: only what is needed; desktop machines would fetch icons and translations too.
   printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\nTargets: Packages\nPDiffs: no\n\nTypes: deb-src\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\nTargets: Sources\nPDiffs: no\n' \
     "$mirror" "$suite" "$keyring" "$mirror" "$suite" "$keyring" >"$d/sources.d/debian.sources"
@@ -53,7 +53,7 @@ debian_apt() {
     -o APT::Install-Recommends=0 -o APT::Sandbox::User=root -o Debug::NoLocking=1)
   # sid moves several times a day: lists older than some hours name packages that are gone.
   if [ -z "$(find "$d/updated" -mmin -240 2>/dev/null)" ]; then
-    DEBIAN_FRONTEND=noninteractive apt-get "${o[@]}" update >&2
+    DEBIAN_FRONTEND=noninteractive apt-get "${o[@]}" update >&2 || return 1
     touch "$d/updated"
   fi
   DEBIAN_FRONTEND=noninteractive apt-get "${o[@]}" "$@"
@@ -65,10 +65,10 @@ debian_extract() {
   mkdir -p "$root"/usr/{bin,sbin,lib,lib64}
   for d in bin sbin lib lib64; do ln -sfn "usr/$d" "$root/$d"; done
   rm -f "$APT_DIR/$suite"/cache/archives/*.deb
-  debian_apt "$suite" -y --download-only install "$@" >/dev/null
+  debian_apt "$suite" -y --download-only install "$@" >/dev/null || return 1
   for deb in "$APT_DIR/$suite"/cache/archives/*.deb; do
     # tar, not dpkg -x: the links of the merged /usr must stay links.
-    dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink -C "$root"
+    dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink -C "$root" || return 1
   done
   rm -f "$APT_DIR/$suite"/cache/archives/*.deb
 }

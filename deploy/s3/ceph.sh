@@ -3,6 +3,7 @@
 # nothing is installed on the machine. In-process imitations accept what real servers refuse.
 #   ceph.sh get DIR    fetch and unpack (about 600 MB); does nothing if it is there
 #   ceph.sh up DIR     start it with no data, or leave it running; prints endpoint and keys as KEY=VALUE lines
+#   ceph.sh env DIR    print the same lines if it runs, or fail
 #   ceph.sh down DIR   stop it and drop its data (logs stay in DIR/data/log)
 # Everything listens on loopback only: http CEPH_PORT (18207), https CEPH_TLS_PORT (18547, self-signed, DIR/tls.pem),
 # monitor CEPH_MON_PORT (16890), OSD: a free port from CEPH_OSD_PORT (17800) on.
@@ -10,7 +11,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=../lib/debian.sh
 . "$here/../lib/debian.sh"
-usage="usage: ${0##*/} get|up|down DIR"
+usage="usage: ${0##*/} get|up|env|down DIR"
 verb=${1:?$usage}; mkdir -p "${2:?$usage}"; D=$(cd "$2" && pwd -P)
 ROOT=$D/root RUN=$D/data
 PORT=${CEPH_PORT:-18207} TLS_PORT=${CEPH_TLS_PORT:-18547} MON_PORT=${CEPH_MON_PORT:-16890} OSD_PORT=${CEPH_OSD_PORT:-17800}
@@ -40,6 +41,8 @@ servers() {
 }
 
 answers() { curl -sf -m 2 -o /dev/null "http://127.0.0.1:$PORT/"; }
+
+runs() { [ -n "$(servers)" ] && answers; }
 
 print_env() {
   printf 'LIFEBOAT_TEST_S3_%s\n' "ENDPOINT=http://127.0.0.1:$PORT" "TLS_ENDPOINT=https://localhost:$TLS_PORT" "CA_FILE=$D/tls.pem" \
@@ -92,7 +95,7 @@ K
 
 up() {
   get
-  if [ -n "$(servers)" ] && answers; then print_env; return; fi
+  ! runs || { print_env; return; }
   down
   ! (exec 3<>"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null || die "port $PORT is taken by another program (set CEPH_PORT)"
   rm -rf "$RUN"; mkdir -p "$RUN"/{mon,osd,run,rgw,log}
@@ -145,6 +148,7 @@ exec 9>"$D/lock"; flock -w 120 9 || die "another ${0##*/} holds $D/lock"
 case $verb in
   get) get; say "$(cat "$D/complete") is in $D";;
   up) up;;
+  env) runs || die "not running: $0 up $D"; print_env;;
   down) down;;
   *) die "$usage";;
 esac
