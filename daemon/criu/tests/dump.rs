@@ -41,6 +41,7 @@ async fn a_released_tree_goes_on_elsewhere_from_hidden_and_streamed_pages() {
         images.total(),
         images.names()
     );
+    eprintln!("{:?}", images.names());
     let committing = described.committing().await.expect("the hook hears");
     committing.release().await.expect("killed");
     assert!(!hold.is_alive(hold.root));

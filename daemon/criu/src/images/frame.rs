@@ -9,6 +9,14 @@ use super::ImagesError;
 /// First magic number of every image file but the inventory (`IMG_COMMON_MAGIC`).
 const COMMON_MAGIC: u32 = 0x5456_4319;
 
+/// Longest image file that is taken apart, in bytes. The pagemap of a terabyte in single pages is
+/// the longest that can be honest.
+pub const DECODED_BYTES_MAX: usize = 256 << 20;
+
+/// Longest single message, in bytes. The mappings of a process are one message; there are at most
+/// 65 530 of them, of about 60 bytes.
+const MESSAGE_BYTES_MAX: u32 = 16 << 20;
+
 /// Reads one image file.
 pub(super) struct Reader<'a> {
     name: &'a str,
@@ -20,6 +28,9 @@ impl<'a> Reader<'a> {
     /// Checks the magic numbers.
     pub(super) fn new(name: &'a str, bytes: &'a Bytes, magic: u32) -> Result<Self, ImagesError> {
         let mut reader = Self::at_start(name, bytes);
+        if bytes.len() > DECODED_BYTES_MAX {
+            return Err(reader.malformed("a shorter file"));
+        }
         if reader.word()? != COMMON_MAGIC || reader.word()? != magic {
             return Err(reader.malformed("its magic numbers"));
         }
@@ -49,6 +60,9 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         let length = self.word()?;
+        if length > MESSAGE_BYTES_MAX {
+            return Err(self.malformed("a shorter message"));
+        }
         let message = self.raw(u64::from(length))?;
         M::decode(message)
             .map(Some)

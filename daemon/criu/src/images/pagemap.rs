@@ -119,3 +119,88 @@ fn for_each_entry(
     }
     Ok(head)
 }
+
+#[cfg(test)]
+mod tests {
+    use lifeboat_proto::units::PageIndex;
+
+    use super::*;
+
+    fn file(entries: &[(u64, u64, u32)]) -> Bytes {
+        let mut writer = Writer::new(MAGIC);
+        writer.entry(&Head { pages_id: 7 });
+        for (page, pages, flags) in entries {
+            writer.entry(&Entry {
+                vaddr: page * PAGE_SIZE,
+                compat_nr_pages: 0,
+                in_parent: None,
+                flags: Some(*flags),
+                nr_pages: Some(*pages),
+            });
+        }
+        writer.finish()
+    }
+
+    #[test]
+    fn what_criu_stored_it_loads_itself() {
+        let plain = file(&[
+            (16, 2, LAZY | PRESENT),
+            (18, 1, PRESENT),
+            (30, 3, LAZY | PRESENT),
+        ]);
+        let changed = present("pagemap-1.img", &plain).expect("well-formed");
+        assert_eq!(
+            changed,
+            file(&[(16, 2, PRESENT), (18, 1, PRESENT), (30, 3, PRESENT)])
+        );
+        let run = |start, pages| PageRun::new(PageIndex(start), pages);
+        assert_eq!(
+            stored("pagemap-1.img", &plain),
+            Ok(vec![run(16, 3), run(30, 3)])
+        );
+    }
+
+    #[test]
+    fn a_pagemap_of_before_4_2_is_not_read_as_empty() {
+        let mut writer = Writer::new(MAGIC);
+        writer.entry(&Head { pages_id: 1 });
+        writer.entry(&Entry {
+            vaddr: PAGE_SIZE,
+            compat_nr_pages: 5,
+            ..Entry::default()
+        });
+        let runs = stored("pagemap-1.img", &writer.finish());
+        assert_eq!(runs, Ok(vec![PageRun::new(PageIndex(1), 5)]));
+    }
+
+    #[test]
+    fn pages_that_are_not_in_the_image_are_an_error() {
+        let bad: [&[(u64, u64, u32)]; 6] = [
+            &[(1, 1, LAZY)],
+            &[(1, 1, IN_PARENT)],
+            &[(1, 0, PRESENT)],
+            &[(1, 1, PRESENT | 1 << 9)],
+            &[(5, 2, PRESENT), (6, 1, PRESENT)],
+            &[(1, u64::MAX, PRESENT)],
+        ];
+        for entries in bad {
+            assert!(
+                present("pagemap-1.img", &file(entries)).is_err(),
+                "{entries:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_pagemaps_of_processes_are_changed() {
+        assert!(is_of_process("pagemap-1001.img"));
+        for other in [
+            "pagemap-shmem-5.img",
+            "pagemap-.img",
+            "pages-1.img",
+            "pagemap-1",
+        ] {
+            assert!(!is_of_process(other), "{other}");
+        }
+    }
+}

@@ -5,6 +5,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use lifeboat_proto::units::PageRun;
 
+use super::{
+    AllowedCredentials, Clocks, CpuInfo, Mapping, OpenFile, Task, files, limits, machine, memory,
+    pagemap, tree,
+};
+
 /// Why an image could not be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImagesError {
@@ -57,30 +62,44 @@ impl ImageSet {
         self.files.keys().map(String::as_str)
     }
 
-    /// The processes, parents before children.
+    /// A file that must be there.
+    pub(super) fn required(&self, name: &str) -> Result<&Bytes, ImagesError> {
+        self.get(name).ok_or_else(|| ImagesError::Missing {
+            name: name.to_owned(),
+        })
+    }
+
+    /// The processes, the first one first and parents before children.
     ///
     /// # Errors
-    /// `pstree.img` is missing or malformed.
+    /// `pstree.img` or a `core-PID.img` is missing or malformed.
     pub fn tasks(&self) -> Result<Vec<Task>, ImagesError> {
-        Err(ImagesError::Missing {
-            name: "pstree.img".into(),
-        })
+        tree::tasks(self)
     }
 
     /// Mappings of a process, ascending.
     ///
     /// # Errors
     /// `mm-PID.img` is missing or malformed.
-    pub fn mappings(&self, _pid: u32) -> Result<Vec<Mapping>, ImagesError> {
-        Ok(Vec::new())
+    pub fn mappings(&self, pid: u32) -> Result<Vec<Mapping>, ImagesError> {
+        memory::mappings(self, pid)
     }
 
     /// Pages of a process whose contents CRIU wrote itself, ascending and disjoint.
     ///
     /// # Errors
     /// `pagemap-PID.img` is missing or malformed.
-    pub fn captured_by_criu(&self, _pid: u32) -> Result<Vec<PageRun>, ImagesError> {
-        Ok(Vec::new())
+    pub fn captured_by_criu(&self, pid: u32) -> Result<Vec<PageRun>, ImagesError> {
+        let name = format!("pagemap-{pid}.img");
+        pagemap::stored(&name, self.required(&name)?)
+    }
+
+    /// Everything that the processes have open or mapped, working directories and roots included.
+    ///
+    /// # Errors
+    /// `files.img` is missing or malformed.
+    pub fn open_files(&self) -> Result<Vec<OpenFile>, ImagesError> {
+        files::open_files(self)
     }
 
     /// Bytes that were in a pipe, unread, by the pipe's inode (its low 32 bits).
@@ -88,66 +107,44 @@ impl ImageSet {
     /// # Errors
     /// `pipes-data.img` is malformed.
     pub fn pipe_data(&self) -> Result<BTreeMap<u32, Bytes>, ImagesError> {
-        Ok(BTreeMap::new())
+        files::pipe_data(self)
     }
 
-    /// Refuses images that ask for more than the workload's owner has.
+    /// The tree's clocks at the dump.
+    ///
+    /// # Errors
+    /// `timens-0.img` is missing or malformed.
+    pub fn clocks(&self) -> Result<Clocks, ImagesError> {
+        machine::clocks(self)
+    }
+
+    /// The CPU of the dump; `None`: the image does not say.
+    ///
+    /// # Errors
+    /// `cpuinfo.img` is malformed.
+    pub fn cpu(&self) -> Result<Option<CpuInfo>, ImagesError> {
+        machine::cpu(self)
+    }
+
+    /// Refuses images that ask for more than the workload's owner has: see [`super::limits`].
     ///
     /// # Errors
     /// [`ImagesError::NotAllowed`], or what makes the images unreadable.
-    pub fn check_credentials(&self, _allowed: &AllowedCredentials) -> Result<(), ImagesError> {
-        Ok(())
+    pub fn check_credentials(&self, allowed: &AllowedCredentials) -> Result<(), ImagesError> {
+        limits::check_credentials(self, allowed)
     }
-}
 
-/// A process of the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// PID.
-    pub pid: u32,
-    /// PID of the parent; 0 for the first one.
-    pub parent: u32,
-    /// Process group.
-    pub group: u32,
-    /// Session.
-    pub session: u32,
-    /// Thread ids; the first is the PID.
-    pub threads: Vec<u32>,
-    /// Whether it is a zombie: no memory, no userfaultfd.
-    pub zombie: bool,
-}
-
-/// A mapping of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping {
-    /// Its pages.
-    pub run: PageRun,
-    /// `PROT_*` of mmap(2).
-    pub protection: u32,
-    /// `MAP_*` of mmap(2).
-    pub flags: u32,
-    /// CRIU's classification (`VMA_*`).
-    pub status: u32,
-    /// CRIU's identifier of the shared memory object, or of the file.
-    pub object: u64,
-    /// `MADV_*` bits, as CRIU stores them.
-    pub advice: u64,
-    /// Whether a lazy restore registers it with the process's userfaultfd: private, anonymous, not
-    /// locked, not of huge pages.
-    pub lazy: bool,
-}
-
-/// What the processes of an image may be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AllowedCredentials {
-    /// User id. With 0 every id is allowed.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-    /// Capabilities that may be in any of the sets, as a bit mask (capabilities(7)).
-    pub capabilities: u64,
+    /// Refuses images that reach outside of the hold: files that Lifeboat's dumps do not have,
+    /// namespaces of their own, kinds of open files that the workload has no right to. Paths of
+    /// open files are the caller's to check ([`ImageSet::open_files`]).
+    ///
+    /// The set must have all of the image's files (bulk may be empty), since names count.
+    ///
+    /// # Errors
+    /// [`ImagesError::NotAllowed`], or what makes the images unreadable.
+    pub fn check_reach(&self, allowed: &AllowedCredentials) -> Result<(), ImagesError> {
+        limits::check_reach(self, allowed)
+    }
 }
 
 /// Whether a file is kept in memory when CRIU writes it: all but page contents, contents of
