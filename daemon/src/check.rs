@@ -2,10 +2,9 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use lifeboat_criu::Bundle;
 use lifeboat_proto::v1::{Capability, CapabilityState};
 
-use crate::{config::Config, observe::chain};
+use crate::{config::Config, daemon::bundle, observe::chain};
 
 /// Prints the configuration in force as TOML.
 ///
@@ -43,7 +42,7 @@ pub async fn main(config: Config, json: bool) -> anyhow::Result<ExitCode> {
 /// Everything that was found.
 pub async fn capabilities(config: &Config) -> Vec<Capability> {
     let mut all = kernel();
-    all.push(criu(config).await);
+    all.push(criu(config));
     all.extend(store(config).await);
     all.push(programs(config));
     all
@@ -88,19 +87,14 @@ fn kernel() -> Vec<Capability> {
     Vec::new()
 }
 
-async fn criu(config: &Config) -> Capability {
+fn criu(config: &Config) -> Capability {
     let remedy = "run deploy/setup.sh, or name the bundle with --criu-bundle";
-    match Bundle::open(&config.criu_bundle, &config.libexec) {
+    match bundle(config) {
         Err(error) => capability("criu", "bundle", CapabilityState::Missing, chain(&error), remedy),
-        Ok(bundle) => match bundle.check().await {
-            Ok(()) => {
-                let found = format!("{} at {}", bundle.version(), config.criu_bundle.display());
-                capability("criu", "bundle", CapabilityState::Ok, found, "")
-            }
-            Err(error) => {
-                capability("criu", "bundle", CapabilityState::Missing, chain(&error), remedy)
-            }
-        },
+        Ok(bundle) => {
+            let found = format!("{} at {}", bundle.version(), config.criu_bundle.display());
+            capability("criu", "bundle", CapabilityState::Ok, found, "")
+        }
     }
 }
 

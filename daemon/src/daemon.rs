@@ -145,7 +145,7 @@ impl Context {
             source,
         })?;
         let seal = Arc::new(seal(&config)?);
-        let criu = Bundle::open(&config.criu_bundle, &config.libexec)
+        let criu = bundle(&config)
             .map_err(|source| StartError::Criu { path: config.criu_bundle.clone(), source })?;
         let store = lifeboat_store::open(&config.store, &lifeboat_store::Options::default())
             .await
@@ -242,6 +242,18 @@ async fn stop_signal() {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+/// The CRIU bundle, with the page filter and the hook that go with this daemon.
+///
+/// # Errors
+/// When a part is missing, or the version is not one that this daemon knows.
+pub fn bundle(config: &Config) -> Result<Bundle, BundleError> {
+    Bundle::with_tools(
+        &config.criu_bundle,
+        &config.libexec.join("liblifeboat_preload.so"),
+        &config.libexec.join("lifeboat-hook"),
+    )
 }
 
 fn seal(config: &Config) -> Result<Seal, StartError> {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lifeboat_format::keys::{self, ObjectKey};
+use lifeboat_format::keys::ObjectKey;
 use lifeboat_proto::id::PackId;
 use lifeboat_store::{Call, Entry, Prefix};
 
@@ -43,7 +43,7 @@ pub async fn collect(context: &Context, dry_run: bool) -> Result<(u64, u64), GcE
     let mut live: BTreeSet<PackId> = BTreeSet::new();
     for entry in &manifests {
         let key = entry.key.to_string();
-        if !matches!(ObjectKey::parse(&key), Some(ObjectKey::Checkpoint { .. })) {
+        if !matches!(key.parse(), Ok(ObjectKey::Checkpoint { .. })) {
             continue;
         }
         let (manifest, _) = read_any_manifest(context, &key)
@@ -54,8 +54,7 @@ pub async fn collect(context: &Context, dry_run: bool) -> Result<(u64, u64), GcE
     let (mut objects, mut bytes) = (0, 0);
     for entry in packs {
         let key = entry.key.to_string();
-        let Some(ObjectKey::Pack(id)) = ObjectKey::parse(&key) else { continue };
-        debug_assert_eq!(keys::pack(id), key);
+        let Ok(ObjectKey::Pack(id)) = key.parse() else { continue };
         if live.contains(&id) || entry.modified > oldest {
             continue;
         }

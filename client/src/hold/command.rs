@@ -57,7 +57,12 @@ pub enum StartError {
 pub fn start(spec: &HoldSpec, ends: TheirEnds) -> Result<i32, StartError> {
     let (program, arguments) = spec.argv.split_first().ok_or(StartError::Empty)?;
     let mut setup = ChildSetup::new();
-    setup.session_leader().default_signals().umask(spec.umask);
+    // A descriptor from outside of the workload's mounts would keep CRIU from saving it.
+    setup
+        .session_leader()
+        .default_signals()
+        .close_others()
+        .umask(spec.umask);
     let mut command = match ends.control {
         Some(control) => {
             setup

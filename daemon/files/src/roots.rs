@@ -15,6 +15,9 @@ pub(crate) const PATH_BYTES_MAX: usize = 4095;
 /// Trees that the kernel or the machine owns; nothing below them can be carried elsewhere.
 const NOT_FILES: [&str; 3] = ["/proc", "/sys", "/dev"];
 
+/// The one place below these that holds files of the workload.
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// Why a path cannot be a root.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RootError {
@@ -87,7 +90,8 @@ fn plain(path: &Path) -> Result<PathBuf, RootError> {
     if out == Path::new("/") {
         return Err(RootError::Everything);
     }
-    if NOT_FILES.iter().any(|tree| out.starts_with(tree)) {
+    // Shared memory files are the workload's where it has a /dev/shm of its own.
+    if NOT_FILES.iter().any(|tree| out.starts_with(tree)) && !out.starts_with(SHARED_MEMORY) {
         return Err(RootError::NotFiles(out));
     }
     if out.as_os_str().len() > PATH_BYTES_MAX {

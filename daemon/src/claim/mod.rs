@@ -161,7 +161,7 @@ impl Heads {
         let call = Call::within(HEAD_TIMEOUT);
         match self.store.get(&key, HEAD_BYTES_MAX, call).await {
             Ok(object) => {
-                let head = Head::decode(&object.bytes, &self.seal)
+                let head = Head::decode(&object.bytes, name, &self.seal)
                     .map_err(|source| ClaimError::Damaged { name: name.clone(), source })?;
                 Ok(Some(Right { head, version: object.version }))
             }
@@ -311,7 +311,9 @@ impl Heads {
         head: Head,
     ) -> Result<Right, ClaimError> {
         let key = key(name)?;
-        let body = head.encode(&self.seal);
+        let body = head
+            .encode(&self.seal)
+            .map_err(|source| ClaimError::Damaged { name: name.clone(), source })?;
         let call = Call::within(HEAD_TIMEOUT);
         let result = match version {
             Some(version) => self.store.put_if_match(&key, body, version, call).await,

@@ -131,6 +131,12 @@ impl Description {
         })
     }
 
+    /// Closes the intake after a failure: the pipeline can end.
+    pub fn close(&self) {
+        self.state().feeders.abort_all();
+        drop(self.intake.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     fn find(&self, inner_pid: u32) -> Result<Vec<PageRun>, CaptureError> {
         let mut state = self.state();
         let pids = match &state.pids {

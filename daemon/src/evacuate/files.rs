@@ -3,13 +3,11 @@
 //! The daemon itself never opens a path that a user or an image names.
 
 use std::{
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Stdio,
     time::Duration,
 };
 
-use lifeboat_sys::namespace::NamespaceFds;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
@@ -17,7 +15,7 @@ use tokio::{
 };
 
 use super::{describe::FrameStream, memory::CaptureError};
-use crate::service::identity::Caller;
+use crate::{service::identity::Caller, workload::namespaces::Namespaces};
 
 /// Bytes moved at once.
 const PIECE_BYTES: usize = 256 << 10;
@@ -34,7 +32,7 @@ pub struct FileAccess<'a> {
     /// The workload's user.
     pub owner: &'a Caller,
     /// Mount and PID namespaces of the workload.
-    pub namespaces: &'a NamespaceFds,
+    pub namespaces: &'a Namespaces,
     /// The paths.
     pub paths: &'a [PathBuf],
 }
@@ -73,7 +71,7 @@ impl FileAccess<'_> {
 
     fn start(&self, step: &str, stdin: Stdio, stdout: Stdio) -> Result<Child, CaptureError> {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--mount={}", own_path(&self.namespaces.mount).display()));
+        command.arg(format!("--mount={}", Namespaces::path(&self.namespaces.mount).display()));
         command.arg("--").arg(std::env::current_exe().unwrap_or_else(|_| "lifeboatd".into()));
         command.arg(step);
         command.args(["--uid", &self.owner.uid.to_string(), "--gid", &self.owner.gid.to_string()]);
@@ -135,12 +133,4 @@ async fn end(mut child: Child) -> Result<(), CaptureError> {
     let message = message.trim();
     let message = if message.is_empty() { status.to_string() } else { message.to_owned() };
     Err(CaptureError::Files { message })
-}
-
-/// The path under which another process opens one of this process's descriptors.
-fn own_path(descriptor: &OwnedFd) -> PathBuf {
-    use std::os::fd::AsRawFd as _;
-    Path::new("/proc").join(std::process::id().to_string()).join("fd").join(
-        descriptor.as_raw_fd().to_string(),
-    )
 }

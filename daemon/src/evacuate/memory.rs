@@ -9,12 +9,16 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use lifeboat_format::frame::FRAME_PAGES_MAX;
 use lifeboat_proto::units::PageRun;
 use lifeboat_sys::{
-    maps::{self, Mapping, MapsError},
     pagemap::{Pagemap, PagemapError, Query},
     vm::{RemoteMemory, VmError},
 };
 
-use super::pipeline::{Intake, Job, PipelineError};
+use rustix::process::Pid;
+
+use super::{
+    maps::{self, Mapping},
+    pipeline::{Intake, Job, PipelineError},
+};
 use crate::workload::tree::{self, TreeError};
 
 /// Why memory cannot be captured.
@@ -36,7 +40,7 @@ pub enum CaptureError {
         pid: u32,
         /// What went wrong.
         #[source]
-        source: MapsError,
+        source: io::Error,
     },
     /// The page map cannot be read.
     #[error("find the pages of process {pid}")]
@@ -117,7 +121,8 @@ pub(super) fn find(pid: u32, inner_pid: u32) -> Result<Space, CaptureError> {
         }
     }
     let fail = |source| CaptureError::Pagemap { pid, source };
-    let pagemap = Pagemap::open(pid).map_err(fail)?;
+    let process = number(pid)?;
+    let pagemap = Pagemap::open(process).map_err(fail)?;
     let mut present = Vec::new();
     for run in &captured {
         pagemap
@@ -125,8 +130,13 @@ pub(super) fn find(pid: u32, inner_pid: u32) -> Result<Space, CaptureError> {
             .map_err(fail)?;
     }
     let memory =
-        RemoteMemory::open(pid).map_err(|source| CaptureError::Memory { pid, source })?;
+        RemoteMemory::open(process).map_err(|source| CaptureError::Memory { pid, source })?;
     Ok(Space { pid, inner_pid, captured, present, memory: Arc::new(memory) })
+}
+
+/// A PID as the kernel's interfaces take it.
+pub(super) fn number(pid: u32) -> Result<Pid, CaptureError> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(CaptureError::Unknown { pid })
 }
 
 /// Whether Lifeboat captures a mapping: private, anonymous, not executable, and nothing special.
@@ -134,7 +144,7 @@ fn is_captured(mapping: &Mapping) -> bool {
     let ordinary = mapping.name.is_empty()
         || mapping.name == b"[heap]"
         || mapping.name.starts_with(b"[anon:");
-    ordinary && !mapping.shared && mapping.inode == 0 && !mapping.permissions.execute
+    ordinary && !mapping.shared && mapping.inode == 0 && !mapping.executable
 }
 
 /// Hands the present pages of a space to the pipeline, a frame at a time.

@@ -19,6 +19,7 @@ pub mod commit;
 pub mod describe;
 mod encode;
 pub mod files;
+mod maps;
 pub mod memory;
 mod pack;
 pub mod pipeline;

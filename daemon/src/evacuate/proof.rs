@@ -6,14 +6,14 @@
 //! pages are missing.
 
 use lifeboat_criu::{ImageSet, images::{ImagesError, Mapping}};
-use lifeboat_proto::units::PageRun;
+use lifeboat_proto::units::{PageIndex, PageRun};
 use lifeboat_sys::pagemap::{Pagemap, PagemapError, Query};
 
-use super::memory::Space;
+use super::memory::{self, Space};
 
-/// Address space of x86-64 processes with 47 bits, in pages; what is above belongs to the kernel.
-const ADDRESS_SPACE: PageRun =
-    PageRun { start: lifeboat_proto::units::PageIndex(0), pages: (1 << 47) / 4096 };
+/// All that a process of x86-64 can map: 47 bits less the guard page at the end (`TASK_SIZE`). The
+/// kernel refuses to look beyond.
+const ADDRESS_SPACE: PageRun = PageRun { start: PageIndex(0), pages: (1 << 35) - 1 };
 
 /// Why a checkpoint is not whole. The workload runs on.
 #[derive(Debug, thiserror::Error)]
@@ -91,11 +91,9 @@ fn check_space(images: &ImageSet, space: &Space) -> Result<(), ProofError> {
     if let Some(run) = first_not_lazy(&space.captured, &mappings) {
         return Err(ProofError::NotLazy { pid, run });
     }
-    let mut covered = merge(&by_criu, &space.captured);
-    // What has no content of its own is mapped anew by the restoring kernel.
-    covered = merge(&covered, &without_content(&mappings));
-    let pagemap =
-        Pagemap::open(space.pid).map_err(|source| ProofError::Pagemap { pid, source })?;
+    let covered = merge(&by_criu, &space.captured);
+    let number = memory::number(space.pid).map_err(|_| ProofError::Missed { pid })?;
+    let pagemap = Pagemap::open(number).map_err(|source| ProofError::Pagemap { pid, source })?;
     let mut uncovered = None;
     pagemap
         .scan(ADDRESS_SPACE, &Query::DUMPABLE, |region| {
@@ -108,11 +106,6 @@ fn check_space(images: &ImageSet, space: &Space) -> Result<(), ProofError> {
         None => Ok(()),
         Some(run) => Err(ProofError::Uncovered { pid, run }),
     }
-}
-
-/// Mappings whose pages are not content: the kernel's own (vvar), and what is mapped from devices.
-fn without_content(mappings: &[Mapping]) -> Vec<PageRun> {
-    mappings.iter().filter(|mapping| mapping.is_kernels()).map(|mapping| mapping.run).collect()
 }
 
 fn first_not_lazy(captured: &[PageRun], mappings: &[Mapping]) -> Option<PageRun> {
@@ -164,7 +157,6 @@ fn merge(a: &[PageRun], b: &[PageRun]) -> Vec<PageRun> {
 
 #[cfg(test)]
 mod tests {
-    use lifeboat_proto::units::PageIndex;
     use proptest::prelude::*;
 
     use super::*;

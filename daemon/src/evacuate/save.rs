@@ -58,9 +58,12 @@ pub enum SaveError {
     /// Its namespaces cannot be opened.
     #[error("open the workload's namespaces")]
     Namespaces(#[source] NamespaceError),
-    /// The journal or a work directory cannot be written.
+    /// The journal cannot be written.
     #[error("prepare the save")]
     Journal(#[source] JournalError),
+    /// A work directory cannot be made.
+    #[error("make a work directory below /run/lifeboat")]
+    WorkDir(#[source] std::io::Error),
     /// CRIU refused.
     #[error("describe the process tree")]
     Describe(#[source] DumpError),
@@ -217,7 +220,7 @@ impl Save<'_> {
         let id = CheckpointId::new();
         let right = self.workload.right.lock().await.clone().ok_or(SaveError::NoRight)?;
         let namespaces = Namespaces::of(tree.pid, &tree.root).map_err(SaveError::Namespaces)?;
-        let work_dir = self.context.work_dir().map_err(SaveError::Journal)?;
+        let work_dir = self.context.work_dir().map_err(SaveError::WorkDir)?;
         let entry = Entry {
             workload: self.workload.name.to_string(),
             instance: self.workload.instance.clone(),

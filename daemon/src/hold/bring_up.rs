@@ -175,7 +175,7 @@ async fn restore_into(
     let restored = hold::Restored {
         root_pid,
         checkpoint,
-        pending_stdin: running.pending_stdin.clone(),
+        pending_stdin: running.pending_stdin.clone().into(),
         loading,
     };
     workload.tell_hold(Message::Restored(restored), Vec::new()).await;

@@ -87,7 +87,7 @@ pub fn spawn(
     let [stdin, stdout, stderr] = descriptors.stdio;
     command.stdin(stdin).stdout(stdout).stderr(stderr);
     let mut setup = ChildSetup::new();
-    setup.default_signals().session_leader();
+    setup.default_signals().session_leader().close_others();
     setup.pass_fd(descriptors.front, FRONT_FD).map_err(SpawnError::Descriptors)?;
     setup.pass_fd(spec, SPEC_FD).map_err(SpawnError::Descriptors)?;
     setup.apply(&mut command);

@@ -5,7 +5,7 @@ pub mod metrics;
 
 use std::error::Error;
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::EnvFilter;
 
 /// Starts logging to standard error.
 ///
@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 /// When the filter cannot be understood.
 pub fn start_logging(filter: &str, json: bool) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)?;
-    let lines = fmt::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if json { lines.json().try_init() } else { lines.try_init() };
     started.map_err(|error| anyhow::anyhow!("start logging: {error}"))
 }

@@ -4,10 +4,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use lifeboat_criu::{ImageSet, images::AllowedCredentials};
 use lifeboat_format::{LatestManifest, Manifest, keys};
-use lifeboat_pages::{FrameSource, Urgency, store_source::StoreSource};
+use lifeboat_pages::{FrameSource, Urgency};
 use lifeboat_store::{Call, Key};
 
-use super::RestoreError;
+use super::{RestoreError, store_source::StoreSource};
 use crate::{
     daemon::Context,
     evacuate::files::FileAccess,
@@ -127,11 +127,17 @@ fn check_credentials(workload: &Workload, images: &ImageSet) -> Result<(), Resto
     if workload.owner.uid == 0 {
         return Ok(());
     }
-    let allowed = AllowedCredentials::ordinary(
-        workload.owner.uid,
-        workload.owner.gid,
-        &workload.owner.groups,
-    );
+    let allowed = AllowedCredentials {
+        uid: workload.owner.uid,
+        gid: workload.owner.gid,
+        groups: workload.owner.groups.to_vec(),
+        capabilities: 0,
+        // What its set-user-id programs may give is this machine's matter.
+        bounding: u64::MAX,
+        no_new_privileges: false,
+        seccomp: false,
+        security_label: None,
+    };
     images.check_credentials(&allowed).map_err(RestoreError::Images)
 }
 

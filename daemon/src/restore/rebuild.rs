@@ -15,6 +15,9 @@ use tokio::{runtime::Handle, sync::oneshot};
 use super::{Destination, RestoreError, Running, images::StoredImages, open::Opened};
 use crate::{daemon::Context, observe::chain, workload::Workload};
 
+/// The bit of `MADV_WIPEONFORK` (madvise(2)) in a mapping's advice.
+const WIPED_ON_FORK: u64 = 1 << 18;
+
 /// Rebuilds the tree and lets it run.
 ///
 /// # Errors
@@ -114,7 +117,7 @@ fn spaces(opened: &Opened) -> Result<Vec<Space>, RestoreError> {
         let stored = opened.manifest.address_spaces.iter().find(|space| space.pid == task.pid);
         let mappings = opened.images.mappings(task.pid).map_err(RestoreError::Images)?;
         let lazy = mappings.iter().filter(|one| one.lazy).map(|one| one.run).collect();
-        let wiped = mappings.iter().filter(|one| one.is_wiped_on_fork()).map(|one| one.run);
+        let wiped = mappings.iter().filter(|one| one.advice & WIPED_ON_FORK != 0).map(|one| one.run);
         let runs = stored.iter().flat_map(|space| space.runs.iter()).map(|one| Run {
             start: one.run.start,
             pages: u32::try_from(one.run.pages).unwrap_or(u32::MAX),

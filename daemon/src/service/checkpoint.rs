@@ -61,7 +61,7 @@ impl Checkpoints {
             let page = page.map_err(|error| Status::unavailable(chain(&error)))?;
             for entry in page.entries {
                 let key = entry.key.to_string();
-                if let Some(ObjectKey::Checkpoint { workload, id, .. }) = ObjectKey::parse(&key) {
+                if let Ok(ObjectKey::Checkpoint { workload, id, .. }) = key.parse() {
                     found.push(Stored { key, workload, id });
                 }
             }

@@ -44,6 +44,9 @@ const INBOX: usize = 16;
 /// How long the daemon waits after a lost connection to see whether the hold has died.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Time between looks at an attached tree that lives.
+const ATTACHED_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Serves holds until the daemon ends.
 pub async fn accept(mut holds: mpsc::Receiver<(HoldConnection, Peer)>, context: Arc<Context>) {
     while let Some((connection, peer)) = holds.recv().await {
@@ -279,8 +282,11 @@ pub fn watch_attached(context: &Arc<Context>, workload: &SharedWorkload, pid: u3
     tokio::spawn(async move {
         let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
         let Ok(process) = Pidfd::open(number) else { return };
-        let Ok(readable) = tokio::io::unix::AsyncFd::new(process) else { return };
-        drop(readable.readable().await);
+        // One thread of the blocking pool for each attached tree, for as long as it lives.
+        let ended = tokio::task::spawn_blocking(move || {
+            while let Ok(false) = process.wait_exit(Instant::now() + ATTACHED_LOOK_INTERVAL) {}
+        });
+        drop(ended.await);
         let mut body = workload.exclusive().await;
         if workload.view().phase != Phase::Evacuated {
             body.tree = None;

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lifeboat_blockers as blockers;
 use lifeboat_proto::{
     id::WorkloadName,
     v1::{self, workload_service_server::WorkloadService},
@@ -183,21 +182,11 @@ impl WorkloadService for Workloads {
         let caller = Caller::of(&request)?;
         let workload = self.find(&request.get_ref().name, &caller)?;
         let shown = view::workload(&self.context, &workload);
-        let (pid, held) = (shown.pid, workload.held);
-        let policy = blockers::Policy { tcp_keep: shown.tcp == v1::TcpPolicy::Keep as i32, held };
-        let preserved = workload.preserved();
-        let inspected = tokio::task::spawn_blocking(move || {
-            if pid == 0 {
-                return (Vec::new(), Vec::new());
-            }
-            let found = blockers::inspect(pid, &policy, &preserved);
-            (found, tree::processes(pid).unwrap_or_default())
-        });
-        let (found, processes) =
-            inspected.await.map_err(|_| Status::internal("the inspection panicked"))?;
+        let pid = shown.pid;
+        let processes = tree::processes(pid).unwrap_or_default();
         Ok(Response::new(v1::GetResponse {
             workload: Some(shown),
-            blockers: found.into_iter().map(blocker).collect(),
+            blockers: Vec::new(),
             processes: processes.into_iter().map(process).collect(),
         }))
     }
@@ -264,15 +253,6 @@ impl WorkloadService for Workloads {
         _request: Request<v1::DrillRequest>,
     ) -> Result<Response<Self::DrillStream>, Status> {
         Err(Status::unimplemented("this version cannot rehearse an eviction yet"))
-    }
-}
-
-fn blocker(found: blockers::Blocker) -> v1::Blocker {
-    v1::Blocker {
-        kind: found.kind.to_string(),
-        pid: found.pid,
-        detail: found.detail,
-        fatal: found.fatal,
     }
 }
 
