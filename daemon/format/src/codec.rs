@@ -28,29 +28,39 @@ pub enum Codec {
 }
 
 /// How much time compression may take. The planner chooses it for each frame.
+///
+/// Measured on frames of 256 KiB of real memory without zero pages (redis, Python, Node.js, Java,
+/// text), on one core: LZ4 encodes 0.8–1.5 GB/s, decodes 2.4–5 GB/s and stores 20–34 %; Zstandard 1
+/// encodes 0.6–1.1, decodes 1.8–3 and stores 8–19 %; level 3 is slower and *larger* than 1 for most;
+/// level 6 encodes 0.11–0.18 and stores 1–8 % less than 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effort {
-    /// None: stored as it is.
+    /// None: stored as it is. The link is faster than compression.
     None,
-    /// LZ4: the link is about as fast as one core.
+    /// LZ4: the link carries more than about 700 MB/s for each encoding core.
     Fast,
-    /// Zstandard level 1.
+    /// Zstandard level 1: what is best otherwise.
     Balanced,
-    /// Zstandard level 3: the link is slow and cores are idle.
+    /// Zstandard level 6: the link carries less than about 20 MB/s for each encoding core.
     Small,
 }
 
 /// Inputs above this size are probed with a sample first, in bytes.
 pub const PROBE_ABOVE_BYTES: usize = 32 << 10;
 
-/// Size of one piece of a sample, in bytes: a page.
-const SAMPLE_PIECE_BYTES: usize = PAGE_BYTES;
+/// Size of one piece of a sample, in bytes.
+const SAMPLE_PIECE_BYTES: usize = 1 << 10;
 
-/// Pieces of a sample, evenly spread over the input.
-const SAMPLE_PIECES: usize = 4;
+/// Pieces of a sample, evenly spread over the input: pages differ, so many small pieces say more
+/// than a few large ones.
+const SAMPLE_PIECES: usize = 16;
 
-/// Compression pays when at least this share is saved: 1/20, 5 %.
-const GAIN_DIVISOR: usize = 20;
+/// Compression pays when at least this share is saved: 1/12, 8 %. Uniformly random numbers in
+/// floating point save 6 %, for which the reader would pay with most of its speed.
+const GAIN_DIVISOR: usize = 12;
+
+const ZSTD_BALANCED: i32 = 1;
+const ZSTD_SMALL: i32 = 6;
 
 /// Compresses frames. One per encoding thread.
 pub struct Encoder {
@@ -94,8 +104,8 @@ impl Encoder {
             let done = match effort {
                 Effort::None => None,
                 Effort::Fast => self.append_lz4(raw, out),
-                Effort::Balanced => self.append_zstd(raw, 1, out),
-                Effort::Small => self.append_zstd(raw, 3, out),
+                Effort::Balanced => self.append_zstd(raw, ZSTD_BALANCED, out),
+                Effort::Small => self.append_zstd(raw, ZSTD_SMALL, out),
             };
             if let Some(codec) = done
                 && out.len() - begin <= limit
@@ -115,7 +125,7 @@ impl Encoder {
         }
         let mut sample = std::mem::take(&mut self.sample);
         sample.clear();
-        let step = (raw.len() - SAMPLE_PIECE_BYTES) / (SAMPLE_PIECES - 1) / PAGE_BYTES * PAGE_BYTES;
+        let step = (raw.len() - SAMPLE_PIECE_BYTES) / (SAMPLE_PIECES - 1);
         for piece in 0..SAMPLE_PIECES {
             let begin = piece * step;
             sample.extend_from_slice(&raw[begin..begin + SAMPLE_PIECE_BYTES]);
@@ -125,7 +135,7 @@ impl Encoder {
         let done = match effort {
             Effort::Fast => self.append_lz4(&sample, &mut scratch),
             Effort::None | Effort::Balanced | Effort::Small => {
-                self.append_zstd(&sample, 1, &mut scratch)
+                self.append_zstd(&sample, ZSTD_BALANCED, &mut scratch)
             }
         };
         let pays = done.is_some() && scratch.len() <= worthwhile_bytes(sample.len());
@@ -187,7 +197,6 @@ impl Decoder {
         raw_bytes: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), FormatError> {
-        out.clear();
         let done = raw_bytes <= FRAME_BYTES_MAX && self.decode_into(codec, stored, raw_bytes, out);
         if done && out.len() == raw_bytes {
             return Ok(());
@@ -206,8 +215,10 @@ impl Decoder {
         raw_bytes: usize,
         out: &mut Vec<u8>,
     ) -> bool {
+        // Decoders write every byte of `out`, or fail: what was there need not be cleared.
         match codec {
             Codec::Raw if stored.len() == raw_bytes => {
+                out.clear();
                 out.extend_from_slice(stored);
                 true
             }

@@ -131,7 +131,32 @@ impl PackBuilder {
         self.check_frame(raw.len(), owner)?;
         let begin = self.buffer.len();
         let codec = encoder.append(raw, effort, &mut self.buffer);
-        self.seal_frame(begin, codec, raw.len(), owner)
+        Ok(self.seal_frame(begin, codec, raw.len(), owner))
+    }
+
+    /// Adds `raw_bytes` bytes as they are, and lets `fill` write them where they will lie. This is
+    /// the way without a copy: memory is read straight into the pack.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackBuilder::encode`]; the inner error is what `fill` failed with. Nothing is added
+    /// then.
+    pub fn fill<E>(
+        &mut self,
+        raw_bytes: usize,
+        owner: &FrameOwner,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Result<FrameRef, E>, FormatError> {
+        self.check_frame(raw_bytes, owner)?;
+        let begin = self.buffer.len();
+        self.buffer.resize(begin + raw_bytes, 0);
+        match fill(&mut self.buffer[begin..]) {
+            Ok(()) => Ok(Ok(self.seal_frame(begin, Codec::Raw, raw_bytes, owner))),
+            Err(error) => {
+                self.buffer.truncate(begin);
+                Ok(Err(error))
+            }
+        }
     }
 
     /// Adds a payload that an [`Encoder`] made from `raw_bytes` bytes.
@@ -151,7 +176,7 @@ impl PackBuilder {
             .map_err(|problem| invalid("stored_bytes", problem))?;
         let begin = self.buffer.len();
         self.buffer.extend_from_slice(payload);
-        self.seal_frame(begin, codec, raw_bytes, owner)
+        Ok(self.seal_frame(begin, codec, raw_bytes, owner))
     }
 
     /// Whether the target is reached: time to [`PackBuilder::finish`].
@@ -216,7 +241,7 @@ impl PackBuilder {
         codec: Codec,
         raw_bytes: usize,
         owner: &FrameOwner,
-    ) -> Result<FrameRef, FormatError> {
+    ) -> FrameRef {
         let payload = &self.buffer[begin..];
         let frame = FrameRef {
             pack: self.index,
@@ -236,7 +261,7 @@ impl PackBuilder {
         let entry_bytes = entry.encoded_len();
         self.directory_bytes += 1 + prost::length_delimiter_len(entry_bytes) + entry_bytes;
         self.directory.frames.push(entry);
-        Ok(frame)
+        frame
     }
 }
 

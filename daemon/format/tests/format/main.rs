@@ -1,6 +1,9 @@
 //! What the stored format promises to whoever reads it.
 
+mod golden;
 mod index;
 mod manifest;
+mod mutations;
 mod pack;
+mod properties;
 mod sample;

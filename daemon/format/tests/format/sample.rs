@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use lifeboat_format::{
-    Effort, Encoder, FrameOwner, FrameRef, Head, HeadState, LatestManifest, Manifest, PackBuilder,
+    Codec, FrameOwner, FrameRef, Head, HeadState, LatestManifest, Manifest, PackBuilder,
     PackOrigin, PageRunRef, PageRuns, Seal, StoreKey,
     manifest::{
         AddressSpace, FileArchive, ImageFile, PackRef, Platform, SharedMemory, Stream, StreamPipe,
@@ -58,76 +58,76 @@ pub(crate) fn runs(all: &[PageRunRef]) -> PageRuns {
     runs
 }
 
-/// Pages with little to compress (`n` even) or much (`n` odd); always the same.
-pub(crate) fn pages(n: u64, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count * PAGE_BYTES];
-    if n.is_multiple_of(2) {
-        blake3::Hasher::new()
-            .update(&n.to_le_bytes())
-            .finalize_xof()
-            .fill(&mut bytes);
-    } else {
-        bytes
-            .iter_mut()
-            .enumerate()
-            .for_each(|(at, byte)| *byte = (at / 64).to_le_bytes()[0]);
-    }
+/// A page that does not compress; always the same.
+pub(crate) fn noise() -> Vec<u8> {
+    let mut bytes = vec![0; PAGE_BYTES];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     bytes
 }
 
-/// One pack with a frame of each owner and codec, and what its frames contain.
+/// Three pages of 0x11 as an LZ4 block.
+fn lz4_payload() -> Vec<u8> {
+    [
+        &[0x1f, 0x11, 1, 0][..],
+        &[0xff; 48],
+        &[0x16, 0x60, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11],
+    ]
+    .concat()
+}
+
+/// Two pages of 0x22 as a Zstandard frame.
+const ZSTD_PAYLOAD: &[u8] =
+    b"\x28\xb5\x2f\xfd\x60\x00\x1f\x4d\x00\x00\x10\x22\x22\x01\x00\xfb\xdf\x03\x2c";
+
+/// One pack with a frame of each owner and codec, and what its frames contain. The payloads are
+/// constants: another version of a compressor would make others.
 pub(crate) fn pack(seal: &Seal) -> (PackRef, Bytes, Vec<FrameRef>, Vec<Vec<u8>>) {
-    let mut encoder = Encoder::new();
     let mut builder = PackBuilder::new(0, &origin(), seal);
     let mut frames = Vec::new();
-    let contents = [
-        (
-            pages(0, 1),
-            Effort::None,
-            FrameOwner::Memory {
-                pid: 1001,
-                runs: vec![range(0x7000, 1)],
-            },
-        ),
-        (
-            pages(1, 3),
-            Effort::Fast,
-            FrameOwner::Memory {
-                pid: 1001,
-                runs: vec![range(0x400, 1), range(0x402, 2)],
-            },
-        ),
-        (
-            pages(3, 2),
-            Effort::Balanced,
-            FrameOwner::SharedMemory {
-                id: 9,
-                runs: vec![range(5, 2)],
-            },
-        ),
-        (
-            b"content of a core image".repeat(9),
-            Effort::Small,
-            FrameOwner::Image {
-                name: "core-1001.img".into(),
-                offset: 0,
-            },
-        ),
-        (
-            b"stream of files".to_vec(),
-            Effort::Fast,
-            FrameOwner::Files { offset: 0 },
-        ),
-    ];
-    for (raw, effort, owner) in &contents {
-        frames.push(builder.encode(&mut encoder, raw, *effort, owner).unwrap());
-    }
+    let mut contents = Vec::new();
+    let mut add = |payload: &[u8], codec, raw: Vec<u8>, owner| {
+        frames.push(builder.append(payload, codec, raw.len(), &owner).unwrap());
+        contents.push(raw);
+    };
+    let memory = |runs| FrameOwner::Memory { pid: 1001, runs };
+    let shared = |runs| FrameOwner::SharedMemory { id: 9, runs };
+    let image = FrameOwner::Image {
+        name: "core-1001.img".into(),
+        offset: 0,
+    };
+    add(
+        &noise(),
+        Codec::Raw,
+        noise(),
+        memory(vec![range(0x7000, 1)]),
+    );
+    let runs = vec![range(0x400, 1), range(0x402, 2)];
+    add(
+        &lz4_payload(),
+        Codec::Lz4,
+        vec![0x11; 3 * PAGE_BYTES],
+        memory(runs),
+    );
+    add(
+        ZSTD_PAYLOAD,
+        Codec::Zstd,
+        vec![0x22; 2 * PAGE_BYTES],
+        shared(vec![range(5, 2)]),
+    );
+    add(b"a core image", Codec::Raw, b"a core image".to_vec(), image);
+    let files = FrameOwner::Files { offset: 0 };
+    add(
+        b"stream of files",
+        Codec::Raw,
+        b"stream of files".to_vec(),
+        files,
+    );
     let (id, bytes) = builder.finish();
     let pack = PackRef {
         id,
         size_bytes: bytes.len() as u64,
     };
-    (pack, bytes, frames, contents.map(|(raw, ..)| raw).to_vec())
+    (pack, bytes, frames, contents)
 }
 
 /// A manifest over [`pack`].
@@ -214,4 +214,22 @@ pub(crate) fn head() -> Head {
         renewals: 12,
         uid: 1000,
     }
+}
+
+/// A manifest with thousands of frames and runs.
+pub(crate) fn large_manifest(seal: &Seal) -> Manifest {
+    let mut manifest = manifest(seal);
+    let frame = manifest.frames[1];
+    manifest.frames.extend((0..4000u32).map(|n| FrameRef {
+        digest: *blake3::hash(&n.to_le_bytes()).as_bytes(),
+        ..frame
+    }));
+    let space = &mut manifest.address_spaces[0];
+    space.captured = vec![range(0, 1 << 20)];
+    space.runs = runs(
+        &(0..4000u32)
+            .map(|n| run(u64::from(n) * 7, 3, n + 5, 0))
+            .collect::<Vec<_>>(),
+    );
+    manifest
 }
