@@ -227,3 +227,15 @@ impl fmt::Display for ErrorKind {
         })
     }
 }
+
+/// The first cause of type `T` in a chain of causes.
+pub(crate) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}

@@ -38,9 +38,12 @@ mod call;
 mod error;
 pub mod faulty;
 pub mod file;
+pub mod gcs;
+mod http_fault;
 mod key;
 pub mod memory;
 mod open;
+pub mod probe;
 pub mod retry;
 pub mod s3;
 

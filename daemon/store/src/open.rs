@@ -1,6 +1,6 @@
 //! From a URL to a store.
 
-use std::{io, path::Path, sync::Arc};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use url::Url;
 
@@ -8,18 +8,29 @@ use crate::{
     KeyError, Prefix, Store,
     faulty::{self, Faulty, Plan, PlanError},
     file::File,
+    gcs::{self, Gcs},
     memory::Memory,
     retry::Retrying,
     s3::{AccessKey, S3, Settings},
 };
 
 /// How a store is opened, besides its URL.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// Credentials for S3; else AWS's default chain.
     pub s3_credentials: Option<AccessKey>,
+    /// OAuth token for Google Cloud Storage; else Google's default credentials.
+    pub gcs_token: Option<String>,
     /// Whether URLs with a plan of faults are accepted; else only by [`faulty::ALLOW_VARIABLE`].
     pub allow_faults: bool,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("allow_faults", &self.allow_faults)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a store cannot be opened.
@@ -46,6 +57,9 @@ pub enum OpenError {
         /// What to write.
         remedy: &'static str,
     },
+    /// Credentials of Google that cannot be read.
+    #[error("credentials for Google Cloud Storage cannot be used")]
+    Credentials(#[source] object_store::Error),
     /// A URL with faults where they are not allowed.
     #[error(
         "the store's URL plans faults: only for tests, where the environment has {}=1",
@@ -73,6 +87,8 @@ pub enum OpenError {
 ///
 /// - `s3://BUCKET/PREFIX`, with `?endpoint=http://HOST:PORT` for servers other than AWS's,
 ///   `?region=NAME`, `?path_style=true|false`;
+/// - `gs://BUCKET/PREFIX`, with `?endpoint=https://HOST` for a private endpoint of Google's, or
+///   `http://HOST:PORT` for an emulator;
 /// - `file:///FOLDER`: made if it does not exist;
 /// - `memory:NAME`: in this process, for tests;
 /// - `faulty+URL` with the parameter `plan`: one of these that fails as told, for tests.
@@ -104,6 +120,10 @@ pub async fn open_retrying(url: &str, options: &Options) -> Result<Arc<Retrying>
 async fn open_once(url: &Url, options: &Options) -> Result<Arc<dyn Store>, OpenError> {
     match url.scheme() {
         "s3" => Ok(Arc::new(S3::open(s3_settings(url, options)?).await)),
+        "gs" => {
+            let store = Gcs::open(gcs_settings(url, options)?);
+            Ok(Arc::new(store.map_err(OpenError::Credentials)?))
+        }
         "file" => Ok(Arc::new(open_folder(url)?)),
         "memory" => {
             no_parameters(url)?;
@@ -230,6 +250,24 @@ fn s3_settings(url: &Url, options: &Options) -> Result<Settings, OpenError> {
                 let remedy = "s3 knows endpoint, region and path_style";
                 return Err(parameter(&name, &value, remedy));
             }
+        }
+    }
+    Ok(settings)
+}
+
+fn gcs_settings(url: &Url, options: &Options) -> Result<gcs::Settings, OpenError> {
+    let (bucket, prefix) = bucket_and_prefix(url)?;
+    let token = options.gcs_token.clone();
+    let mut settings = gcs::Settings {
+        bucket,
+        prefix,
+        endpoint: None,
+        token,
+    };
+    for (name, value) in url.query_pairs() {
+        match &*name {
+            "endpoint" => settings.endpoint = Some(endpoint(&value)?),
+            _ => return Err(parameter(&name, &value, "gs knows endpoint")),
         }
     }
     Ok(settings)

@@ -18,7 +18,7 @@
 
 mod fault;
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use async_trait::async_trait;
 use aws_sdk_s3::{
@@ -32,23 +32,16 @@ use aws_sdk_s3::{
     primitives::ByteStream,
 };
 use aws_smithy_http_client::Builder as HttpBuilder;
-use bytes::{Bytes, BytesMut};
+use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
+use bytes::Bytes;
+use futures::{Stream, stream};
 
 use crate::{
     Call, Entry, ErrorKind, Key, LIST_PAGE_KEYS_MAX, Meta, Object, Operation, Page, Prefix, Result,
     Store, StoreError, Version,
+    http_fault::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, collect, lost},
 };
-use fault::{classify, lost};
-
-/// Longest wait for a connection.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Longest time for one request until its answer begins: the backstop for callers without a
-/// deadline (16 MiB at 256 KiB/s).
-pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(64);
-
-/// Longest silence within an answer's body.
-pub const BODY_SILENCE_MAX: Duration = Duration::from_secs(10);
+use fault::classify;
 
 /// Pages of nothing but foreign names that one listing passes over.
 const FOREIGN_PAGES_MAX: u32 = 100;
@@ -252,44 +245,12 @@ fn version(operation: Operation, key: &Key, tag: Option<&str>) -> Result<Version
     })
 }
 
-/// Reads a body of exactly `size` bytes (at most, if `size` is a limit) into one buffer.
-async fn collect(
-    operation: Operation,
-    key: &Key,
-    mut body: ByteStream,
-    size: u64,
-) -> Result<Bytes> {
-    let broken = |found: String| StoreError::new(ErrorKind::Transient, operation, key, found);
-    let capacity = usize::try_from(size)
-        .map_err(|_| StoreError::new(ErrorKind::TooLarge, operation, key, "beyond memory"))?;
-    let mut bytes = BytesMut::with_capacity(capacity);
-    loop {
-        let part = match tokio::time::timeout(BODY_SILENCE_MAX, body.try_next()).await {
-            Ok(Ok(Some(part))) => part,
-            Ok(Ok(None)) => break,
-            Ok(Err(error)) => {
-                let found = format!("the body broke off after {} of {size} bytes", bytes.len());
-                return Err(broken(found).because(error));
-            }
-            Err(_) => {
-                let (got, max) = (bytes.len(), BODY_SILENCE_MAX);
-                return Err(broken(format!(
-                    "silence for {max:?} after {got} of {size} bytes"
-                )));
-            }
-        };
-        if part.len() > capacity - bytes.len() {
-            return Err(broken(format!("more than the announced {size} bytes came")));
-        }
-        bytes.extend_from_slice(&part);
-    }
-    if bytes.len() < capacity {
-        return Err(broken(format!(
-            "the body ended after {} of {size} bytes",
-            bytes.len()
-        )));
-    }
-    Ok(bytes.freeze())
+/// A body as a stream of its parts.
+fn parts(body: ByteStream) -> impl Stream<Item = std::result::Result<Bytes, ByteStreamError>> {
+    stream::unfold(
+        body,
+        |mut body| async move { Some((body.next().await?, body)) },
+    )
 }
 
 #[async_trait]
@@ -331,7 +292,7 @@ impl Store for S3 {
             return Err(StoreError::too_large(key, size, max_bytes));
         }
         let version = version(Operation::Get, key, answer.e_tag())?;
-        let bytes = collect(Operation::Get, key, answer.body, size).await?;
+        let bytes = collect(Operation::Get, key, parts(answer.body), size).await?;
         Ok(Object { bytes, version })
     }
 
@@ -363,7 +324,7 @@ impl Store for S3 {
             let found = format!("asked for bytes {offset}-{last}, got {start}-{end}");
             return Err(StoreError::new(ErrorKind::Transient, operation, key, found));
         }
-        collect(operation, key, answer.body, len).await
+        collect(operation, key, parts(answer.body), len).await
     }
 
     async fn head(&self, key: &Key, _: Call) -> Result<Meta> {

@@ -166,3 +166,13 @@ async fn open_takes_the_servers_url() {
     let store = lifeboat_store::open(&url, &options).await.unwrap();
     conformance::what_was_put_is_read(store).await;
 }
+
+#[tokio::test]
+async fn the_server_passes_the_probe() {
+    let (store, ()) = open().await;
+    let report = lifeboat_store::probe::probe(&*store, conformance::NOW)
+        .await
+        .unwrap();
+    assert_eq!(report.shortcomings, []);
+    assert!(report.is_shareable());
+}

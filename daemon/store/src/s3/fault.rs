@@ -9,7 +9,11 @@ use aws_sdk_s3::{
 };
 use aws_smithy_runtime_api::http::Response;
 
-use crate::{ErrorKind, Operation, StoreError};
+use crate::{
+    ErrorKind, Operation, StoreError,
+    error::find,
+    http_fault::{is_undone, kind_of},
+};
 
 /// A failure of the SDK as ours.
 pub(super) fn classify<E>(
@@ -24,8 +28,8 @@ where
     match &error {
         SdkError::ServiceError(answer) => {
             let (status, meta) = (answer.raw().status().as_u16(), answer.err().meta());
-            let kind = kind_of(operation, status, meta.code());
             let code = meta.code().unwrap_or("no error code");
+            let kind = kind_of(operation, status, code);
             let text = meta.message().unwrap_or("no message");
             let id = meta.request_id().unwrap_or("none");
             let hint = hint(status, code);
@@ -33,7 +37,7 @@ where
                 kind,
                 format!("HTTP {status}, {code}: {text} (request {id}){hint}"),
             );
-            if matches!(status, 400..500) || code == "SlowDown" {
+            if is_undone(status, code) {
                 error.surely_undone()
             } else {
                 error
@@ -71,39 +75,6 @@ where
     }
 }
 
-/// Of a conditional write: a failure after which it may have happened.
-///
-/// Whether a server that answers 500, or none, has written is not known. It has not if it says that
-/// it was too busy or that two writers met (409).
-pub(super) fn lost(error: StoreError) -> StoreError {
-    match error.kind() {
-        ErrorKind::Transient if !error.is_surely_undone() => error.into_kind(ErrorKind::Unknown),
-        _ => error,
-    }
-}
-
-fn kind_of(operation: Operation, status: u16, code: Option<&str>) -> ErrorKind {
-    let replaces = operation == Operation::PutIfMatch;
-    match (status, code.unwrap_or_default()) {
-        (412, _) if replaces => ErrorKind::Conflict,
-        (412, _) => ErrorKind::AlreadyExists,
-        (_, "NoSuchBucket") => ErrorKind::NoBucket,
-        (404, _) if replaces => ErrorKind::Conflict,
-        (404, _) => ErrorKind::NotFound,
-        (_, "QuotaExceeded" | "XMinioStorageFull") | (507, _) => ErrorKind::Full,
-        (401 | 403, _) | (_, "ExpiredToken" | "InvalidToken") => ErrorKind::Denied,
-        (413, _) | (_, "EntityTooLarge") => ErrorKind::TooLarge,
-        (416, _) => ErrorKind::OutOfRange,
-        (501, _) => ErrorKind::Unsupported,
-        (408 | 409 | 429 | 500.., _) => ErrorKind::Transient,
-        // The body changed or broke off on its way.
-        (400, "RequestTimeout" | "IncompleteBody" | "BadDigest" | "XAmzContentSHA256Mismatch") => {
-            ErrorKind::Transient
-        }
-        _ => ErrorKind::Invalid,
-    }
-}
-
 /// What to do, where the server's words do not say it.
 fn hint(status: u16, code: &str) -> &'static str {
     match (status, code) {
@@ -116,15 +87,4 @@ fn hint(status: u16, code: &str) -> &'static str {
         (_, "InvalidAccessKeyId") => "; the access key does not exist there",
         _ => "",
     }
-}
-
-fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
 }

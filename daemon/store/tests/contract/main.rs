@@ -8,5 +8,8 @@
 #![expect(clippy::unused_async, reason = "all points of the suite look alike")]
 
 mod conformance;
+mod gcs_fake;
+mod gcs_native;
 mod local;
+mod probing;
 mod s3_imitation;
