@@ -149,7 +149,7 @@ impl Default for Save {
         Self {
             threads: cores.clamp(1, 16),
             uploads: 6,
-            effort: Effort::Fast,
+            effort: Effort::Balanced,
             describe_timeout: Duration::from_secs(120),
         }
     }

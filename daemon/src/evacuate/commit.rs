@@ -19,7 +19,7 @@ use super::{pipeline, save::Captured};
 use crate::{
     claim::{ClaimError, Right},
     daemon::Context,
-    observe::chain,
+    observe::{chain, failpoint},
     workload::Workload,
 };
 
@@ -200,7 +200,10 @@ async fn change(
     let mut right = workload.right.lock().await;
     let right = right.as_mut().ok_or(CommitError::NoRight)?;
     match context.heads.change(&workload.name, right, state, Some(written.0)).await {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            failpoint::reach("head-written");
+            Ok(())
+        }
         Err(error) if error.is_unknown() => {
             tracing::warn!(error = chain(&error), "the answer to a commit was lost");
             settle(context, workload, right, written).await

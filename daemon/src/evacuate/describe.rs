@@ -17,6 +17,8 @@ use lifeboat_format::{frame::FRAME_BYTES_MAX, owner::FrameOwner};
 use lifeboat_proto::units::PageRun;
 use tokio::{runtime::Handle, task::JoinSet};
 
+use crate::observe::failpoint;
+
 use super::{
     memory::{self, CaptureError, Space},
     pipeline::{Intake, Job},
@@ -157,6 +159,7 @@ impl Description {
 impl DumpDelegate for Description {
     fn frozen(&self) {
         self.frozen_at.get_or_init(Instant::now);
+        failpoint::reach("frozen");
     }
 
     fn hidden(&self, inner_pid: u32) -> Result<Vec<PageRun>, ImageError> {

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use crate::observe::failpoint;
+
 use super::{
     describe::Found,
     pipeline::{Figures, Pipeline},
@@ -70,6 +72,7 @@ impl SaveReport {
 
     /// Notes that a stage has ended.
     pub(super) fn mark(&self, name: &'static str) {
+        failpoint::reach(name);
         let stage = Stage { name, ended_after: self.started.elapsed() };
         self.stages.lock().unwrap_or_else(PoisonError::into_inner).push(stage);
     }

@@ -28,7 +28,7 @@ use crate::{
     daemon::Context,
     deadline::Deadline,
     journal::{Entry, JournalError, Recorded},
-    observe::chain,
+    observe::{chain, failpoint},
     workload::{Body, Phase, Saved, Tree, Workload, namespaces::{NamespaceError, Namespaces}},
 };
 
@@ -187,6 +187,7 @@ impl Save<'_> {
 
     async fn save(&self, tree: &Tree, body: &Body) -> Result<CheckpointId, SaveError> {
         let mut prepared = self.prepare(tree).await?;
+        failpoint::reach("journal");
         let options = self.options(&prepared.right);
         let mut pipeline = Pipeline::start(Arc::clone(&self.context.store), &options)
             .map_err(SaveError::Pipeline)?;
@@ -266,6 +267,7 @@ impl Save<'_> {
         let (delegate, sink) = (Arc::clone(description) as _, Arc::clone(description) as _);
         let dump = Dump::start(criu, request, delegate, sink).await;
         let dump = dump.map_err(SaveError::Describe)?;
+        failpoint::reach("dump");
         self.guard(dump.described()).await?.map_err(SaveError::Describe)
     }
 
@@ -398,12 +400,15 @@ impl Save<'_> {
             self.let_go(described).await;
             return Err(SaveError::Journal(error));
         }
+        failpoint::reach("committing-journaled");
         let committing = described.committing().await.map_err(SaveError::Describe)?;
+        failpoint::reach("committing");
         match commit::evacuated(self.context, self.workload, &written).await {
             Ok(()) => {
                 self.report.mark("commit");
                 let evacuated = hold::Evacuated { checkpoint: prepared.id.to_string() };
                 self.workload.tell_hold(Message::Evacuated(evacuated), Vec::new()).await;
+                failpoint::reach("told");
                 if let Err(error) = committing.release().await {
                     // The commit stands; the tree is not allowed to go on.
                     tracing::error!(error = chain(&error), "the tree is killed without CRIU");

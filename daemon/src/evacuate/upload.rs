@@ -9,6 +9,8 @@ use lifeboat_proto::id::PackId;
 use lifeboat_store::{Call, Key, Store};
 use tokio::task::JoinSet;
 
+use crate::observe::failpoint;
+
 use super::pipeline::{Failure, Figures, PipelineError};
 
 /// A finished pack.
@@ -55,6 +57,7 @@ async fn send(
         PipelineError::Key { reason: error.to_string() }
     })?;
     let bytes = body.len() as u64;
+    failpoint::reach("upload-begun");
     store.put(&key, body, call).await.map_err(PipelineError::Upload)?;
     Ok(bytes)
 }

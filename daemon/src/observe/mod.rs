@@ -1,5 +1,6 @@
 //! Logs and metrics.
 
+pub mod failpoint;
 pub mod http;
 pub mod metrics;
 

@@ -70,6 +70,15 @@ pub enum RestoreError {
         /// What differs.
         reasons: Vec<String>,
     },
+    /// The hold cannot be looked at.
+    #[error("look at hold {pid}")]
+    Hold {
+        /// Its PID.
+        pid: u32,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// Image files are not what they should be.
     #[error("check the image files")]
     Images(#[source] ImagesError),
@@ -145,7 +154,7 @@ pub async fn restore(
     destination: Destination,
 ) -> Result<Running, RestoreError> {
     let began = Instant::now();
-    let opened = open::open(context, workload, latest).await?;
+    let opened = open::open(context, workload, latest, destination.hold_pid).await?;
     tracing::info!(
         workload = %workload.name,
         checkpoint = %latest.checkpoint,

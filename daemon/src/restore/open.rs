@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use lifeboat_criu::{ImageSet, images::AllowedCredentials};
+use bytes::Bytes;
+use lifeboat_criu::{
+    ImageSet,
+    images::{AllowedCredentials, is_kept},
+};
 use lifeboat_format::{LatestManifest, Manifest, keys};
 use lifeboat_pages::{FrameSource, Urgency};
 use lifeboat_store::{Call, Key};
@@ -42,6 +46,7 @@ pub async fn open(
     context: &Arc<Context>,
     workload: &Workload,
     latest: LatestManifest,
+    hold_pid: u32,
 ) -> Result<Opened, RestoreError> {
     let manifest = read_manifest(context, &workload.name, latest).await?;
     if workload.owner.uid != 0 && manifest.spec.uid != workload.owner.uid {
@@ -58,7 +63,7 @@ pub async fn open(
         Arc::clone(&context.seal),
     ));
     let images = read_images(&manifest, &*source).await?;
-    check_credentials(workload, &images)?;
+    check_credentials(hold_pid, &images)?;
     Ok(Opened { manifest, source, images })
 }
 
@@ -102,10 +107,12 @@ async fn read_images(
     source: &dyn FrameSource,
 ) -> Result<ImageSet, RestoreError> {
     let mut images = ImageSet::default();
-    let wanted = manifest.image_files.iter().filter(|file| {
-        !file.name.starts_with("pages-") && file.size_bytes <= DECODED_IMAGE_BYTES_MAX
-    });
-    for file in wanted {
+    for file in &manifest.image_files {
+        if !is_kept(&file.name) || file.size_bytes > DECODED_IMAGE_BYTES_MAX {
+            // Its name counts all the same.
+            images.insert(file.name.as_str(), Bytes::new());
+            continue;
+        }
         let mut content = Vec::with_capacity(usize::try_from(file.size_bytes).unwrap_or(0));
         for frames in file.frames.chunks(STREAM_FRAMES) {
             let fetched = source.fetch(frames, Urgency::Demand).await;
@@ -122,23 +129,12 @@ async fn read_images(
     Ok(images)
 }
 
-/// A workload of an ordinary user comes back as this user, with no capabilities.
-fn check_credentials(workload: &Workload, images: &ImageSet) -> Result<(), RestoreError> {
-    if workload.owner.uid == 0 {
-        return Ok(());
-    }
-    let allowed = AllowedCredentials {
-        uid: workload.owner.uid,
-        gid: workload.owner.gid,
-        groups: workload.owner.groups.to_vec(),
-        capabilities: 0,
-        // What its set-user-id programs may give is this machine's matter.
-        bounding: u64::MAX,
-        no_new_privileges: false,
-        seccomp: false,
-        security_label: None,
-    };
-    images.check_credentials(&allowed).map_err(RestoreError::Images)
+/// No process of the image may have what the waiting hold does not have, or reach outside of it.
+fn check_credentials(hold_pid: u32, images: &ImageSet) -> Result<(), RestoreError> {
+    let allowed = AllowedCredentials::of_process(hold_pid)
+        .map_err(|source| RestoreError::Hold { pid: hold_pid, source })?;
+    images.check_credentials(&allowed).map_err(RestoreError::Images)?;
+    images.check_reach(&allowed).map_err(RestoreError::Images)
 }
 
 /// Puts the workload's files in place.
