@@ -1,7 +1,11 @@
 //! The page-fault server: gives restored processes their memory from verified frames.
 #![forbid(unsafe_code)]
 
+mod bits;
 mod error;
+mod layout;
+mod mapping;
+mod missing;
 mod options;
 mod report;
 mod server;
