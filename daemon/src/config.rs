@@ -89,6 +89,9 @@ pub struct Config {
     /// Longest time for reading one object other than a pack.
     #[serde(with = "humantime_serde")]
     pub read_timeout: Duration,
+    /// How long this machine stays after a notice that does not say.
+    #[serde(with = "humantime_serde")]
+    pub notice: Duration,
 }
 
 /// Files of a TLS identity.
@@ -179,6 +182,8 @@ struct File {
     lease: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
     read_timeout: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    notice: Option<Duration>,
 }
 
 impl Config {
@@ -221,6 +226,7 @@ impl Config {
             log_json: settings.log_json || file.log_json.unwrap_or(false),
             save: file.save,
             lease: file.lease.unwrap_or(Duration::from_secs(30)),
+            notice: file.notice.unwrap_or(Duration::from_secs(25)),
             read_timeout: file.read_timeout.unwrap_or(Duration::from_secs(120)),
             state_dir,
         };

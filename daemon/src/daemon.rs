@@ -9,6 +9,7 @@ use std::{
 
 use lifeboat_criu::{Bundle, BundleError, WorkDir};
 use lifeboat_format::{Seal, StoreKey, manifest::Platform};
+use lifeboat_proto::v1;
 use lifeboat_store::{OpenError, Store};
 
 use crate::{
@@ -110,6 +111,7 @@ pub struct Context {
     pub outcomes: Outcomes,
     /// When the daemon was started.
     pub started_at: SystemTime,
+    notice: Mutex<Option<v1::Notice>>,
 }
 
 /// Evacuations by the identity of the hold, for holds that were not connected then.
@@ -165,6 +167,7 @@ impl Context {
             metrics: Metrics::default(),
             outcomes: Outcomes::default(),
             started_at: SystemTime::now(),
+            notice: Mutex::default(),
             config,
         }))
     }
@@ -181,10 +184,25 @@ impl Context {
         Ok(WorkDir::same(path))
     }
 
-    /// The pending notice, if there is one.
+    /// Remembers the latest notice.
+    pub fn note_notice(&self, notice: &watch::Notice) {
+        let remaining = notice.deadline.remaining().unwrap_or_default();
+        let kind = match notice.kind {
+            watch::Kind::Early => v1::NoticeKind::Early,
+            watch::Kind::Preemption => v1::NoticeKind::Preemption,
+            watch::Kind::Maintenance => v1::NoticeKind::Maintenance,
+        };
+        *self.notice.lock().unwrap_or_else(PoisonError::into_inner) = Some(v1::Notice {
+            source: notice.source.to_owned(),
+            kind: kind.into(),
+            deadline: Some((SystemTime::now() + remaining).into()),
+        });
+    }
+
+    /// The latest notice, if there was one.
     #[must_use]
-    pub const fn notice(&self) -> Option<lifeboat_proto::v1::Notice> {
-        None
+    pub fn notice(&self) -> Option<v1::Notice> {
+        self.notice.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What keeps a checkpoint of another machine from being restored on this one.

@@ -1,6 +1,6 @@
 //! The outcome of a save, for callers and for the metrics.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use lifeboat_proto::{id::CheckpointId, v1};
 
@@ -42,12 +42,35 @@ pub fn message(
         error: result.as_ref().err().map(|error| chain(error)).unwrap_or_default(),
         freeze: report.freeze().and_then(view::duration),
         total: view::duration(committed_after(report)),
-        memory_bytes: report.memory_bytes.load(std::sync::atomic::Ordering::Relaxed),
+        memory_bytes: report.memory_bytes.load(Ordering::Relaxed),
         read_bytes: report.read_bytes(),
         uploaded_bytes: report.uploaded_bytes(),
         stages: stages.collect(),
         margin: margin(deadline),
     }
+}
+
+/// Closes a save in the log, with all its figures.
+pub fn log(
+    workload: &Workload,
+    mode: Mode,
+    deadline: Deadline,
+    report: &SaveReport,
+    result: &Result<CheckpointId, SaveError>,
+) {
+    tracing::info!(
+        workload = %workload.name,
+        ?mode,
+        committed = result.is_ok(),
+        checkpoint = result.as_ref().map(ToString::to_string).unwrap_or_default(),
+        freeze_ms = report.freeze().map_or(0, |freeze| freeze.as_millis()),
+        total_ms = report.elapsed().as_millis(),
+        memory_bytes = report.memory_bytes.load(Ordering::Relaxed),
+        read_bytes = report.read_bytes(),
+        uploaded_bytes = report.uploaded_bytes(),
+        margin_ms = deadline.margin_ms(),
+        "save ended"
+    );
 }
 
 /// Enters a save into the metrics.

@@ -124,18 +124,7 @@ async fn save_one<T: Send + 'static>(
     };
     outcome::count(context, mode, &report, &result);
     let message = outcome::message(workload, mode, deadline, &report, &result);
-    tracing::info!(
-        workload = %workload.name,
-        outcome = v1::SaveOutcome::try_from(message.outcome).unwrap_or_default().as_str_name(),
-        checkpoint = message.checkpoint,
-        freeze_ms = report.freeze().map_or(0, |freeze| freeze.as_millis()),
-        total_ms = report.elapsed().as_millis(),
-        memory_bytes = message.memory_bytes,
-        read_bytes = message.read_bytes,
-        uploaded_bytes = message.uploaded_bytes,
-        margin_ms = deadline.margin_ms(),
-        "save ended"
-    );
+    outcome::log(workload, mode, deadline, &report, &result);
     drop(tell.send(Ok(wrap(Told::Result(message)))).await);
 }
 
