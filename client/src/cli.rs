@@ -28,9 +28,9 @@ Exit codes:
 `lifeboat run` returns the program's own exit code instead; see `lifeboat run --help`.";
 
 const RUN_EXAMPLES: &str = "\
-If the workload has a committed checkpoint, it goes on from there; otherwise the command is started.
-Its standard streams, signals and exit code pass through, so `lifeboat run … -- CMD` can stand
-wherever CMD stood.
+If the workload has a committed checkpoint, it goes on from there; otherwise the command is
+started. Its standard streams, signals and exit code pass through, so `lifeboat run … -- CMD` can
+stand wherever CMD stood. When the command ends, processes that it left behind are ended too.
 
 Examples:
   lifeboat run --workload cache --preserve /var/lib/cache -- redis-server /etc/cache.conf
@@ -48,11 +48,15 @@ Environment:
   LIFEBOAT_IN_PLACE=1  make no namespaces (in containers whose first process is another one)";
 
 const EVACUATE_EXAMPLES: &str = "\
-A workload is ended only after its checkpoint is durable and committed. On any failure before that
-it runs on, and the outcome says so.
+A workload is ended only after its checkpoint is durable and committed. On any failure before
+that it runs on, and the outcome says so.
 
-Outcomes: evacuated, failed-running, skipped (no time for it), gone (ended by itself), unknown (stays
-frozen until the daemon knows whether the commit went through).
+Outcomes:
+  evacuated       saved, and ended here
+  failed-running  not saved; runs on
+  skipped         no time for it; runs on
+  gone            ended by itself meanwhile
+  unknown         frozen until the daemon knows whether the commit went through
 
 Examples:
   lifeboat evacuate cache

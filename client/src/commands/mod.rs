@@ -48,6 +48,14 @@ pub(crate) enum Failure {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The kernel, before a hold could be run.
+    #[error("{what}")]
+    NotStarted {
+        /// What was attempted.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The hold.
     #[error(transparent)]
     Hold(hold::front::FrontError),
@@ -64,7 +72,7 @@ impl Failure {
             Self::Client(error) if error.is_usage() => EXIT_USAGE,
             Self::Usage(_) => EXIT_USAGE,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Hold(_) => hold::EXIT_NOT_STARTED,
+            Self::Hold(_) | Self::NotStarted { .. } => hold::EXIT_NOT_STARTED,
             _ => EXIT_FAILED,
         }
     }

@@ -25,7 +25,7 @@ pub(super) fn run(socket: &Endpoint, run: Run) -> Result<u8, Failure> {
 }
 
 fn spec(socket: &Endpoint, run: Run) -> Result<HoldSpec, Failure> {
-    let system = |what| move |source| Failure::System { what, source };
+    let system = |what| move |source| Failure::NotStarted { what, source };
     let directory = std::env::current_dir().map_err(system("find the working directory"))?;
     let socket = socket.socket().ok_or_else(|| {
         Failure::Usage(format!("run needs the daemon's Unix socket, not {socket}"))

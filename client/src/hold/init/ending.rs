@@ -30,7 +30,9 @@ impl Init {
         // Without a connection only a kill needs an explanation: a daemon that is restarting may
         // have been the one who did it, after a commit.
         let killed = child.status & 0x7f == Signal::SIGKILL as i32;
-        let matters = self.link.was_answered() && (self.link.wire().is_some() || killed);
+        let explained = self.guard.is_broken() || self.evacuated.is_some();
+        let matters =
+            !explained && self.link.was_answered() && (self.link.wire().is_some() || killed);
         self.kill_at = None;
         self.phase = Phase::Ending(Ending {
             root: child.pid,
