@@ -6,6 +6,8 @@
 //! - `fork`: two children do the same, on copies of the parent's memory.
 //! - `threads`: three threads check too.
 //! - `aligned`: a thread waits with a stack pointer at a page's start.
+//! - `zombie`: a child has ended, and nobody waits for it.
+//! - `uring`: an io_uring is open.
 //! - `echo`: lines from standard input are printed, as `echo LINE`.
 
 use std::{
@@ -82,6 +84,12 @@ fn main() -> ExitCode {
     if has("aligned") {
         thread::spawn(wait_with_aligned_stack);
     }
+    if has("zombie") {
+        leave_a_zombie();
+    }
+    if has("uring") {
+        open_io_uring();
+    }
     let lines = has("echo").then(lines);
     match rounds(name, &memory, lines) {
         Ok(()) => ExitCode::SUCCESS,
@@ -152,6 +160,23 @@ fn lines() -> mpsc::Receiver<String> {
         }
     });
     receive
+}
+
+fn leave_a_zombie() {
+    // SAFETY: the child only ends, which is safe after any fork.
+    match unsafe { nix::unistd::fork() }.expect("forks") {
+        // SAFETY: it ends this process and touches nothing.
+        nix::unistd::ForkResult::Child => unsafe { nix::libc::_exit(3) },
+        nix::unistd::ForkResult::Parent { .. } => {}
+    }
+}
+
+fn open_io_uring() {
+    let mut parameters = [0_u8; 120];
+    // SAFETY: 120 bytes are the size of struct io_uring_params.
+    let ring =
+        unsafe { nix::libc::syscall(nix::libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
+    assert!(ring >= 0, "io_uring_setup(2) is allowed");
 }
 
 /// Which of the three processes this is.

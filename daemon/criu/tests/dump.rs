@@ -1,67 +1,222 @@
-//! Dumps of real trees with the real CRIU.
+//! Real trees, dumped and restored with the real CRIU.
 #![allow(missing_docs, reason = "a test")]
 
 mod common;
 
-use common::{Images, Scratch, bundle, hold::Hold, memory::Hider, server::Server};
-use lifeboat_criu::{Dump, DumpRequest, Restore, RestoreRequest};
-
-fn counting(arguments: &[&str]) -> Hold {
-    let program = common::example("counting");
-    let program = program.to_str().expect("text");
-    Hold::run(&[&[program], arguments].concat())
-}
+use common::{
+    Run, counting,
+    hold::{Hold, children, eventually},
+    restore,
+};
+use lifeboat_criu::images::coverage;
+use lifeboat_proto::units::PageRun;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_released_tree_goes_on_elsewhere_from_hidden_and_streamed_pages() {
-    let bundle = bundle();
     let hold = counting(&["64"]);
     let before = hold.round();
-    let (images, scratch) = (Images::default(), Scratch::new());
-    let hider = Hider::new(&hold, &[hold.root]);
-    let request = DumpRequest::new(hold.root, hold.namespaces(), scratch.work_dir());
-
-    let dump = Dump::start(
-        &bundle,
-        request,
-        hider.clone(),
-        std::sync::Arc::new(images.clone()),
-    );
-    let described = dump
-        .await
-        .expect("started")
-        .described()
-        .await
-        .expect("described");
-    let pages = hider.capture();
+    let run = Run::new(&hold, &[hold.root]);
+    let described = run.described(run.request(&hold)).await;
+    assert!(run.hider.was_told_of_the_freeze());
+    assert!(hold.is_silent(), "held");
+    let pages = run.hider.capture();
     assert!(pages[&hold.root].len() > 64 * 256, "all of it is hidden");
-    assert!(
-        images.total() < 4 << 20,
-        "{} bytes: {:?}",
-        images.total(),
-        images.names()
-    );
-    eprintln!("{:?}", images.names());
-    let committing = described.committing().await.expect("the hook hears");
-    committing.release().await.expect("killed");
+    assert!(run.images.total() < 4 << 20, "{} bytes", run.images.total());
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
     assert!(!hold.is_alive(hold.root));
 
     let new = Hold::empty();
-    let scratch = Scratch::new();
-    let mut request = RestoreRequest::new(new.namespaces(), scratch.work_dir());
-    request.inherit = new.instead_of(hold.inodes());
-    let restore = Restore::start(&bundle, request, std::sync::Arc::new(images));
-    let (restore, events) = restore.await.expect("started");
-    let server = tokio::spawn(Server::new(pages).run(events));
-    let restored = restore
-        .rebuilt()
+    assert_eq!(
+        restore(&new, hold.inodes(), &run.images, pages).await,
+        hold.root
+    );
+    assert!(new.round() > before);
+    new.rounds(20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_and_hidden_pages_are_every_page_exactly_once() {
+    let hold = counting(&["8", "threads"]);
+    hold.round();
+    let run = Run::new(&hold, &[hold.root]);
+    let described = run.described(run.request(&hold)).await;
+    let images = described.images();
+
+    let tasks = images.tasks().expect("decoded");
+    assert_eq!(tasks.len(), 1);
+    assert_eq!(
+        (tasks[0].pid, tasks[0].parent, tasks[0].zombie),
+        (hold.root, 0, false)
+    );
+    assert_eq!(tasks[0].threads.len(), 4);
+    let mappings = images.mappings(hold.root).expect("decoded");
+    let hidden = run.hider.hidden.lock().expect("not poisoned")[&hold.root].clone();
+    for run in &hidden {
+        let lazy = mappings.iter().filter(|mapping| mapping.lazy);
+        let inside: u64 = lazy
+            .filter_map(|mapping| mapping.run.intersection(*run))
+            .map(|run| run.pages)
+            .sum();
+        assert_eq!(
+            inside, run.pages,
+            "what was hidden is registered by a lazy restore: {run}"
+        );
+    }
+    let captured = run.hider.capture();
+    let present: Vec<PageRun> = captured[&hold.root]
+        .keys()
+        .map(|page| PageRun::new(*page, 1))
+        .collect();
+    let criu = images.captured_by_criu(hold.root).expect("decoded");
+    assert!(!criu.is_empty(), "private file pages are CRIU's");
+    coverage::check(&present, &hidden, &criu).expect("each once");
+    assert!(images.cpu().expect("decoded").expect("written").xsave_bytes > 0);
+    assert!(images.clocks().expect("decoded").monotonic.as_nanos() > 0);
+    let files = images.open_files().expect("decoded");
+    assert!(
+        files
+            .iter()
+            .any(|file| file.path.as_ref().is_some_and(|p| p.ends_with("counting")))
+    );
+
+    let allowed = lifeboat_criu::images::AllowedCredentials::of_process(hold.init);
+    let mut allowed = allowed.expect("the hold runs");
+    let mut all = images.clone();
+    run.images
+        .names()
+        .iter()
+        .for_each(|name| all.insert(name.clone(), Default::default()));
+    images
+        .names()
+        .for_each(|name| all.insert(name, images.get(name).expect("named").clone()));
+    all.check_credentials(&allowed)
+        .expect("the hold has what the tree has");
+    all.check_reach(&allowed)
+        .expect("it reaches nothing outside");
+    allowed.uid = 1000;
+    assert!(
+        all.check_credentials(&allowed).is_err(),
+        "root is more than a user"
+    );
+    described.abort().await.expect("resumed");
+    hold.round();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kernels_without_pagemap_scan_are_filtered_too() {
+    let hold = counting(&["16"]);
+    let before = hold.round();
+    let run = Run::new(&hold, &[hold.root]);
+    let mut request = run.request(&hold);
+    request
+        .environment
+        .push(("CRIU_FAULT".into(), "135".into()));
+    let described = run.described(request).await;
+    let pages = run.hider.capture();
+    assert!(run.images.total() < 4 << 20, "{} bytes", run.images.total());
+    described
+        .committing()
         .await
-        .expect("rebuilt")
-        .resume()
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
+    let new = Hold::empty();
+    restore(&new, hold.inodes(), &run.images, pages).await;
+    assert!(new.round() > before);
+    new.rounds(5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_of_processes_threads_and_zombies_goes_on_whole() {
+    let hold = counting(&["8", "fork", "threads", "zombie"]);
+    let before = hold.round();
+    let root = hold.outer_pid(hold.root).expect("runs");
+    eventually("three children and grandchildren", || {
+        children(root).len() == 3
+    });
+    let pids = [hold.root, hold.root + 1, hold.root + 2];
+    let run = Run::new(&hold, &pids);
+    let described = run.described(run.request(&hold)).await;
+    let tasks = described.images().tasks().expect("decoded");
+    let zombies: Vec<u32> = tasks
+        .iter()
+        .filter(|task| task.zombie)
+        .map(|task| task.pid)
+        .collect();
+    assert_eq!(
+        zombies.len(),
+        3,
+        "each of the three has left one: {tasks:?}"
+    );
+    let pages = run.hider.capture();
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
+    assert!(pids.iter().all(|pid| !hold.is_alive(*pid)));
+
+    let new = Hold::empty();
+    restore(&new, hold.inodes(), &run.images, pages).await;
+    assert!(new.round() > before);
+    new.rounds(20);
+    assert!(
+        pids.iter().all(|pid| new.is_alive(*pid)),
+        "none has found bad memory"
+    );
+    assert!(zombies.iter().all(|pid| new.state(*pid) == Some('Z')));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_with_a_page_aligned_stack_pointer_changes_nothing() {
+    let hold = counting(&["16", "aligned"]);
+    let before = hold.round();
+    let run = Run::new(&hold, &[hold.root]);
+    let described = run.described(run.request(&hold)).await;
+    let pages = run.hider.capture();
+    assert!(run.images.total() < 4 << 20, "{} bytes", run.images.total());
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
+    let new = Hold::empty();
+    restore(&new, hold.inodes(), &run.images, pages).await;
+    assert!(new.round() > before);
+    new.rounds(5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_left_running_goes_on_here_and_its_copy_elsewhere() {
+    let hold = counting(&["8"]);
+    let before = hold.round();
+    let run = Run::new(&hold, &[hold.root]);
+    let mut request = run.request(&hold);
+    request.leave_running = true;
+    let described = run.described(request).await;
+    let pages = run.hider.capture();
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
         .await
         .expect("resumed");
-    assert_eq!(restored.root_pid, hold.root);
-    assert_eq!(server.await.expect("served"), (true, vec![hold.root]));
+    assert!(hold.round() > before);
+    let new = Hold::empty();
+    restore(&new, hold.inodes(), &run.images, pages).await;
     assert!(new.round() > before);
-    (0..20).for_each(|_| drop(new.round()));
+    new.rounds(5);
+    hold.rounds(5);
 }

@@ -1,6 +1,7 @@
 //! A process tree in fresh PID, mount and host name namespaces, with pipes for its streams.
 
 use std::{
+    cell::OnceCell,
     fs::{self, File},
     io::{BufRead, BufReader, PipeReader, PipeWriter, Write},
     os::fd::{AsFd, OwnedFd},
@@ -22,7 +23,8 @@ pub struct Hold {
     /// The workload, as it sees itself; 0 if none was started.
     pub root: u32,
     pub stdin: PipeWriter,
-    lines: Receiver<String>,
+    stdout: PipeReader,
+    lines: OnceCell<Receiver<String>>,
     workload_ends: [OwnedFd; 2],
 }
 
@@ -65,7 +67,8 @@ impl Hold {
             init,
             root,
             stdin,
-            lines: lines(stdout),
+            stdout,
+            lines: OnceCell::new(),
             workload_ends: [stdin_end.into(), stdout_end.into()],
         }
     }
@@ -107,19 +110,29 @@ impl Hold {
             .collect()
     }
 
+    /// Nobody reads what the workload prints before somebody asks for it.
+    fn lines(&self) -> &Receiver<String> {
+        self.lines.get_or_init(|| {
+            let stdout = self.stdout.try_clone().expect("dup");
+            lines(stdout)
+        })
+    }
+
     /// The next line that the workload prints.
     pub fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("a line in time")
+        self.lines().recv_timeout(PATIENCE).expect("a line in time")
     }
 
-    /// A line that was printed already.
-    pub fn line_now(&self) -> Option<String> {
-        self.lines.try_recv().ok()
-    }
-
-    /// Whether nothing is printed for a while.
+    /// Whether nothing is printed for a while, once everything printed before was taken.
     pub fn is_silent(&self) -> bool {
-        self.lines.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout)
+        let pause = Duration::from_millis(500);
+        while self.lines().recv_timeout(Duration::from_millis(50)).is_ok() {}
+        self.lines().recv_timeout(pause) == Err(RecvTimeoutError::Timeout)
+    }
+
+    /// Bytes that the workload has printed and nobody has read.
+    pub fn unread(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.stdout).expect("a pipe")
     }
 
     /// Waits for a good round, and returns its number.
@@ -133,16 +146,21 @@ impl Hold {
         }
     }
 
+    /// Waits for some good rounds.
+    pub fn rounds(&self, count: usize) {
+        for _ in 0..count {
+            self.round();
+        }
+    }
+
     /// PIDs, as this process sees them, by PIDs as the hold's processes see them.
     pub fn outer_pid(&self, inner: u32) -> Option<u32> {
-        let mut open = vec![self.init];
-        while let Some(pid) = open.pop() {
-            if inner_pid(pid) == Some(inner) {
-                return Some(pid);
-            }
-            open.extend(children(pid));
-        }
-        None
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(self.init)?;
+        let entries = fs::read_dir("/proc").expect("mounted").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.into_iter()
+            .find(|pid| inner_pid(*pid) == Some(inner) && namespace(*pid).as_ref() == Some(&own))
     }
 
     /// Whether a process of the workload is there and not a zombie.

@@ -27,8 +27,7 @@ pub struct Hider {
     outer: Mutex<BTreeMap<u32, u32>>,
     frozen: AtomicBool,
     pub hidden: Mutex<BTreeMap<u32, Vec<PageRun>>>,
-    /// Fail instead.
-    pub fail: bool,
+    fail: bool,
 }
 
 impl Hider {
@@ -39,6 +38,14 @@ impl Hider {
             .map(|pid| (*pid, hold.outer_pid(*pid).expect("it runs")));
         Arc::new(Self {
             outer: Mutex::new(outer.collect()),
+            ..Self::default()
+        })
+    }
+
+    /// Knows no hidden pages.
+    pub fn failing() -> Arc<Self> {
+        Arc::new(Self {
+            fail: true,
             ..Self::default()
         })
     }

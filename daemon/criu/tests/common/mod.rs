@@ -21,9 +21,13 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use hold::Hold;
 use lifeboat_criu::{
-    Bundle, ImageError, ImageReader, ImageSink, ImageSource, ImageWriter, WorkDir,
+    Bundle, Described, Dump, DumpRequest, ImageError, ImageReader, ImageSink, ImageSource,
+    ImageWriter, Restore, RestoreRequest, WorkDir,
 };
+use memory::{Hider, Pages};
+use server::Server;
 
 /// Where cargo puts programs.
 pub fn target() -> PathBuf {
@@ -105,6 +109,16 @@ impl Images {
         self.0.lock().expect("not poisoned").get(name).cloned()
     }
 
+    /// The same with one file cut to half, or missing.
+    pub fn without(&self, name: &str, cut: bool) -> Self {
+        let mut files = self.0.lock().expect("not poisoned").clone();
+        let mut whole = files.remove(name).expect("it is there");
+        if cut {
+            files.insert(name.to_owned(), whole.split_to(whole.len() / 2));
+        }
+        Self(Arc::new(Mutex::new(files)))
+    }
+
     pub fn names(&self) -> Vec<String> {
         self.0
             .lock()
@@ -169,4 +183,76 @@ impl ImageReader for Reader {
         let piece = self.0.split_to(self.0.len().min(100_000));
         Ok((!piece.is_empty()).then_some(piece))
     }
+}
+
+/// Starts the test's workload.
+pub fn counting(arguments: &[&str]) -> Hold {
+    let program = example("counting");
+    let program = program.to_str().expect("text");
+    Hold::run(&[&[program], arguments].concat())
+}
+
+/// A dump under way, and what it leaves.
+pub struct Run {
+    pub scratch: Scratch,
+    pub images: Images,
+    pub hider: Arc<Hider>,
+}
+
+impl Run {
+    /// Of a tree with these processes.
+    pub fn new(hold: &Hold, pids: &[u32]) -> Self {
+        Self {
+            scratch: Scratch::new(),
+            images: Images::default(),
+            hider: Hider::new(hold, pids),
+        }
+    }
+
+    pub fn request(&self, hold: &Hold) -> DumpRequest {
+        DumpRequest::new(hold.root, hold.namespaces(), self.scratch.work_dir())
+    }
+
+    pub async fn start(&self, request: DumpRequest) -> Dump {
+        let sink = Arc::new(self.images.clone());
+        Dump::start(&bundle(), request, self.hider.clone(), sink)
+            .await
+            .expect("criu starts")
+    }
+
+    pub async fn described(&self, request: DumpRequest) -> Described {
+        self.start(request)
+            .await
+            .described()
+            .await
+            .expect("described")
+    }
+}
+
+/// Restores into `new` what `run` has dumped of `old`, and checks that CRIU and the processes took
+/// part as they should.
+pub async fn restore(
+    new: &Hold,
+    old: [u64; 2],
+    images: &Images,
+    pages: BTreeMap<u32, Pages>,
+) -> u32 {
+    let scratch = Scratch::new();
+    let mut request = RestoreRequest::new(new.namespaces(), scratch.work_dir());
+    request.inherit = new.instead_of(old);
+    let mut pids: Vec<u32> = pages.keys().copied().collect();
+    let restore = Restore::start(&bundle(), request, Arc::new(images.clone())).await;
+    let (restore, events) = restore.expect("criu starts");
+    let server = tokio::spawn(Server::new(pages).run(events));
+    let rebuilt = restore.rebuilt().await.expect("rebuilt");
+    let restored = rebuilt.resume().await.expect("resumed");
+    let (finished, mut came) = server.await.expect("no panic");
+    assert!(finished, "CRIU finished the lazy part");
+    pids.sort_unstable();
+    came.retain(|pid| pids.contains(pid));
+    assert_eq!(
+        came, pids,
+        "each process with hidden pages has handed over a userfaultfd"
+    );
+    restored.root_pid
 }
