@@ -38,6 +38,7 @@ readonly = open('/etc/passwd')
 ",
     );
     assert_eq!(program.inspect(&Policy::default()), []);
+    program.dump(&Policy::default()).unwrap();
     let held = Policy {
         held: true,
         ..Policy::default()
@@ -70,19 +71,14 @@ assert libc.mmap(None, 4096, 3, 1, ring, 0) != ctypes.c_void_p(-1).value
 os.close(ring)
 ",
     );
-    expect(
-        &program.only(&Policy::default()),
-        Kind::IoUring,
-        true,
-        &["mapped"],
-    );
+    program.proves(&Policy::default(), Kind::IoUring, true, &["mapped"]);
 }
 
 #[test]
 fn other_kernel_objects_are_named() {
     let userfaultfd = Program::start("call(323, 1)");
-    expect(
-        &userfaultfd.only(&Policy::default()),
+    userfaultfd.proves(
+        &Policy::default(),
         Kind::Userfaultfd,
         true,
         &["userfaultfd"],
@@ -90,12 +86,7 @@ fn other_kernel_objects_are_named() {
     // A file system context, which stands for whatever CRIU does not know.
     let command = &mut crate::program::unshare(&["-m", "setsid", PYTHON]);
     let context = Program::start_by(command, "call(430, b'tmpfs', 0)");
-    expect(
-        &context.only(&Policy::default()),
-        Kind::Descriptor,
-        true,
-        &["[fscontext]"],
-    );
+    context.proves(&Policy::default(), Kind::Descriptor, true, &["[fscontext]"]);
     if is_root() {
         let perf = Program::start(
             "
@@ -103,14 +94,9 @@ attributes = (ctypes.c_uint32 * 32)(1, 128)
 call(298, attributes, 0, -1, -1, 0)
 ",
         );
-        expect(
-            &perf.only(&Policy::default()),
-            Kind::PerfEvent,
-            true,
-            &["profiling"],
-        );
+        perf.proves(&Policy::default(), Kind::PerfEvent, true, &["profiling"]);
         let bpf = Program::start("call(321, 0, (ctypes.c_uint32 * 18)(2, 4, 4, 1), 72)");
-        expect(&bpf.only(&Policy::default()), Kind::Bpf, true, &["bpf-map"]);
+        bpf.proves(&Policy::default(), Kind::Bpf, true, &["bpf-map"]);
     }
 }
 
@@ -128,24 +114,14 @@ fn devices_are_named() {
         .find(open)
         .expect("one of these can be opened");
     let program = Program::start(&format!("device = open({device:?}, 'rb', buffering=0)"));
-    expect(
-        &program.only(&Policy::default()),
-        Kind::Device,
-        true,
-        &[device],
-    );
+    program.proves(&Policy::default(), Kind::Device, true, &[device]);
 }
 
 #[test]
 fn pidfds_of_strangers_are_refused() {
     let program = Program::start("os.pidfd_open(os.getppid())");
     let stranger = format!("process {}", std::process::id());
-    expect(
-        &program.only(&Policy::default()),
-        Kind::Pidfd,
-        true,
-        &[&stranger],
-    );
+    program.proves(&Policy::default(), Kind::Pidfd, true, &[&stranger]);
 }
 
 #[test]
@@ -154,9 +130,8 @@ fn pipes_that_lead_out_are_told_unless_they_are_carried() {
     command.arg(PYTHON).stdin(Stdio::piped());
     let mut program = Program::start_with_streams(command, "said = os.fstat(0).st_ino");
     let _writer = program.stdin();
-    let found = program.only(&Policy::default());
-    expect(
-        &found,
+    program.proves(
+        &Policy::default(),
         Kind::Pipe,
         false,
         &["descriptor 0", "end-of-file", "lifeboat run"],
@@ -186,8 +161,8 @@ fn a_terminal_of_somebody_else_is_fatal() {
     unlockpt(&master).unwrap();
     let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
     let program = Program::start(&format!("os.open({name:?}, os.O_RDWR | os.O_NOCTTY)"));
-    expect(
-        &program.only(&Policy::default()),
+    program.proves(
+        &Policy::default(),
         Kind::Terminal,
         true,
         &[&name, "lifeboat run"],

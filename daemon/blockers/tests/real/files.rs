@@ -33,9 +33,8 @@ keep = open('a', 'r+b')
 "
     ));
     let preserve = format!("--preserve {}`", dir.display());
-    let found = program.only(&Policy::default());
-    expect(
-        &found,
+    program.proves(
+        &Policy::default(),
         Kind::File,
         false,
         &["writes to", "/data/a\"", "2 more paths", &preserve],
@@ -55,12 +54,7 @@ fn a_container_s_image_is_everywhere_but_what_is_written_is_not() {
         ..Policy::default()
     };
     let path = format!("--preserve {}`", written.display());
-    expect(
-        &program.only(&policy),
-        Kind::File,
-        false,
-        &["open for writing", &path],
-    );
+    program.proves(&policy, Kind::File, false, &["open for writing", &path]);
 }
 
 #[test]
@@ -76,9 +70,8 @@ os.unlink(unlinked.name); said = unlinked.name
         ghost_bytes_max: 2 << 20,
         ..Policy::default()
     };
-    let found = program.only(&policy);
-    expect(
-        &found,
+    program.proves(
+        &policy,
         Kind::UnlinkedFile,
         true,
         &[&program.said, "3 MiB", "2 MiB"],
@@ -98,9 +91,13 @@ os.close(__import__('multiprocessing.resource_tracker').resource_tracker._resour
 ",
     );
     let path = PathBuf::from("/dev/shm").join(&program.said);
-    let found = program.only(&Policy::default());
+    program.proves(
+        &Policy::default(),
+        Kind::File,
+        false,
+        &[path.to_str().unwrap()],
+    );
     fs::remove_file(&path).unwrap();
-    expect(&found, Kind::File, false, &[path.to_str().unwrap()]);
 }
 
 const SYSV: &str = "
@@ -113,8 +110,8 @@ libc.shmctl(identifier, 0, None)
 #[test]
 fn sysv_shared_memory_needs_a_namespace_of_its_own() {
     let program = Program::start(SYSV);
-    expect(
-        &program.only(&Policy::default()),
+    program.proves(
+        &Policy::default(),
         Kind::SysvShm,
         true,
         &["SYSV", "lifeboat run"],
@@ -136,9 +133,8 @@ said = name.decode()
 assert libc.mq_unlink(name) == 0
 ",
     );
-    let found = program.only(&Policy::default());
-    expect(
-        &found,
+    program.proves(
+        &Policy::default(),
         Kind::Descriptor,
         true,
         &["message queue", &program.said],

@@ -16,21 +16,17 @@ assert libc.ptrace(0x4206, {}, None, None) == 0, 'PTRACE_SEIZE'
         program.pid()
     ));
     let by = format!("by \"python3\" (pid {})", tracer.pid());
-    expect(
-        &program.only(&Policy::default()),
-        Kind::Traced,
-        true,
-        &[&by],
-    );
+    program.proves(&Policy::default(), Kind::Traced, true, &[&by]);
     drop(tracer);
     assert_eq!(program.inspect(&Policy::default()), []);
+    program.dump(&Policy::default()).unwrap();
 }
 
 #[test]
 fn a_program_in_somebody_s_session_is_told_how_to_start() {
     let program = Program::start_by(&mut Command::new(PYTHON), "");
-    expect(
-        &program.only(&Policy::default()),
+    program.proves(
+        &Policy::default(),
         Kind::Session,
         true,
         &["lifeboat run", "setsid"],
@@ -52,21 +48,38 @@ assert os.read(read, 9) == b''
 os.close(read)
 said = child
 ";
+    let fork = "if os.fork() == 0: os.write(write, b'')\n    os.close(write)\n    while True";
     let (newuts, newuser, newpid) = (0x0400_0000, 0x1000_0000, 0x2000_0000);
-    for (flags, kinds) in [
-        (newuser | newuts, &["uts", "user"][..]),
+    for (flags, after, expected) in [
+        (
+            newuser | newuts,
+            "os.close(write)\n    while True",
+            &["uts", "user"][..],
+        ),
         (
             newuser | newpid,
-            &["PID namespace for its children", "user"],
+            fork,
+            &[
+                "for its children",
+                "user",
+                "pid namespace",
+                "user",
+                "outside of its PID namespace",
+            ],
         ),
     ] {
-        let program = Program::start(&own.replace("FLAGS", &flags.to_string()));
+        let script = own.replace("FLAGS", &flags.to_string());
+        let program = Program::start(&script.replace("os.close(write)\n    while True", after));
         let found = program.inspect(&Policy::default());
-        assert_eq!(found.len(), kinds.len(), "{found:#?}");
-        for (blocker, kind) in found.iter().zip(kinds) {
-            expect(blocker, Kind::Namespace, true, &[kind]);
-            assert_eq!(blocker.pid.to_string(), program.said);
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (blocker, kind) in found.iter().zip(expected) {
+            assert!(
+                blocker.fatal && blocker.detail.contains(kind),
+                "{blocker:#?}"
+            );
         }
+        assert_eq!(found[0].pid.to_string(), program.said);
+        program.dump(&Policy::default()).unwrap_err();
     }
     // Of the whole workload they are the hold's work, and no obstacle.
     let command = &mut unshare(&["-u", "-i", "-n", "-m", "setsid", PYTHON]);
@@ -92,6 +105,7 @@ libc.syscall(60, 0)
     );
     let found = program.inspect(&Policy::default());
     expect(&found[0], Kind::ProcessState, true, &["first thread"]);
+    program.dump(&Policy::default()).unwrap_err();
 }
 
 #[test]

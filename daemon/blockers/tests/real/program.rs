@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use lifeboat_blockers::{Blocker, Kind, Policy, inspect};
+use lifeboat_blockers::{Blocker, Kind, Policy, Tcp, inspect};
 
 /// The system's own interpreter: one that is installed elsewhere would be reported for that.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
@@ -94,6 +94,60 @@ impl Program {
         let mut found = self.inspect(policy);
         assert_eq!(found.len(), 1, "{found:#?}");
         found.remove(0)
+    }
+
+    /// An inspection finds one thing, of which is said what is expected, and CRIU agrees on whether
+    /// it is fatal.
+    #[track_caller]
+    pub(crate) fn proves(
+        &self,
+        policy: &Policy,
+        kind: Kind,
+        fatal: bool,
+        texts: &[&str],
+    ) -> Blocker {
+        let found = self.only(policy);
+        expect(&found, kind, fatal, texts);
+        let dump = self.dump(policy);
+        assert_eq!(dump.is_err(), fatal, "CRIU: {dump:?}");
+        found
+    }
+
+    /// Dumps it with CRIU as the daemon would, leaving it running. On a failure: the log's errors.
+    pub(crate) fn dump(&self, policy: &Policy) -> Result<(), String> {
+        let tcp: &[&str] = match policy.tcp {
+            Tcp::Close => &["--tcp-close"],
+            Tcp::Keep => &["--tcp-established", "--network-lock", "nftables"],
+        };
+        let bundle = std::env::var("LIFEBOAT_CRIU_BUNDLE");
+        let bundle = bundle.as_deref().unwrap_or("/usr/lib/lifeboat/criu");
+        let images = tempfile::tempdir().unwrap();
+        let output = Command::new(format!("{bundle}/bin/criu"))
+            .args([
+                "dump",
+                "--leave-running",
+                "--file-locks",
+                "--link-remap",
+                "--ext-unix-sk",
+            ])
+            .args([
+                "--skip-in-flight",
+                "--manage-cgroups=ignore",
+                "--log-file",
+                "log",
+            ])
+            .args(["--tree", &self.pid().to_string(), "--images-dir"])
+            .arg(images.path())
+            .args(tcp)
+            .args(["--ghost-limit", &policy.ghost_bytes_max.to_string()])
+            .output()
+            .expect("the CRIU bundle is there: deploy/criu/bundle.sh makes it");
+        if output.status.success() {
+            return Ok(());
+        }
+        let log = std::fs::read_to_string(images.path().join("log")).unwrap_or_default();
+        let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
+        Err(errors.join("\n"))
     }
 
     /// Inodes of the pipes of its output.

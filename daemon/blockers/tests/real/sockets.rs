@@ -24,12 +24,11 @@ said = keep[0].getsockname()[1]
         false,
         &["3 established", &address, "reset", "`close`"],
     );
-    let found = program.only(&Policy {
-        tcp: Tcp::Keep,
-        ..Policy::default()
-    });
-    expect(
-        &found,
+    program.proves(
+        &Policy {
+            tcp: Tcp::Keep,
+            ..Policy::default()
+        },
         Kind::TcpConnection,
         false,
         &["3 established", "same address", "`keep`"],
@@ -50,9 +49,8 @@ keep = [socket.create_connection(listener.getsockname()[:2]) for _ in range(20)]
 keep += [listener.accept() for _ in range(20)]
 ",
     );
-    let found = program.only(&Policy::default());
     expect(
-        &found,
+        &program.only(&Policy::default()),
         Kind::TcpConnection,
         false,
         &["40 established", "[::1]:", "37 more"],
@@ -102,16 +100,11 @@ fn unix_connections_to_others_are_told_with_their_address() {
     let streaming = connect("socket.SOCK_STREAM", &stream);
     let _accepted = listener.accept().unwrap();
     let path = stream.to_str().unwrap();
-    expect(
-        &streaming.only(&Policy::default()),
-        Kind::UnixSocket,
-        true,
-        &[path],
-    );
+    streaming.proves(&Policy::default(), Kind::UnixSocket, true, &[path]);
     let logging = connect("socket.SOCK_DGRAM", &datagram);
     let path = datagram.to_str().unwrap();
-    expect(
-        &logging.only(&Policy::default()),
+    logging.proves(
+        &Policy::default(),
         Kind::UnixSocket,
         false,
         &[path, "must exist"],
@@ -136,10 +129,5 @@ said = s.fileno()
     );
     let _accepted = listener.accept().unwrap();
     let descriptor = format!("descriptor {} of", program.said);
-    expect(
-        &program.only(&Policy::default()),
-        Kind::UnixSocket,
-        true,
-        &[&descriptor],
-    );
+    program.proves(&Policy::default(), Kind::UnixSocket, true, &[&descriptor]);
 }
