@@ -19,10 +19,11 @@ mod ask;
 #[expect(dead_code, reason = "the hook's part of the protocol")]
 mod protocol;
 mod ranges;
+mod rlimit;
 mod scan;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     ffi::{c_int, c_ulong, c_void},
     panic,
     sync::{Mutex, OnceLock, PoisonError},
@@ -39,6 +40,7 @@ const PAGE_BYTES: u64 = 4096;
 /// The filter's state in this process.
 struct Filter {
     socket: c_int,
+    /// By PID as CRIU sees it.
     hidden: Mutex<HashMap<u32, Hidden>>,
 }
 
@@ -61,10 +63,8 @@ impl Filter {
     fn with_hidden<T>(&self, pid: u32, with: impl FnOnce(&Hidden) -> T) -> Result<T, c_int> {
         let mut known = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
         let hidden = match known.entry(pid) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(ask::hidden(self.socket, pid)?)
-            }
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(ask::hidden(self.socket, pid)?),
         };
         Ok(with(hidden))
     }
@@ -94,16 +94,19 @@ fn guarded(call: impl FnOnce() -> Result<i64, c_int> + panic::UnwindSafe) -> i64
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
     let result = guarded(|| {
-        let filtered = request == scan::PAGEMAP_SCAN && filter().is_some();
-        match (filter(), if filtered { other_process(fd) } else { None }) {
-            (Some(filter), Some(pid)) => {
-                // SAFETY: with this request the argument is a pointer to a `ScanArgument`, says
-                // the caller.
-                let argument = unsafe { argument.cast::<scan::ScanArgument>().as_mut() };
-                let argument = argument.ok_or(libc::EFAULT)?;
-                scan::filtered(fd, argument, |with| filter.with_hidden(pid, with))
-            }
-            _ => kernel_ioctl(fd, request, argument),
+        let Some(filter) = filter().filter(|_| request == scan::PAGEMAP_SCAN) else {
+            return kernel_ioctl(fd, request, argument);
+        };
+        let Some(pid) = other_process(fd) else {
+            return kernel_ioctl(fd, request, argument);
+        };
+        // SAFETY: with this request the argument is a pointer to a `ScanArgument`, says the caller.
+        let scan = unsafe { argument.cast::<scan::ScanArgument>().as_mut() };
+        let scan = scan.ok_or(libc::EFAULT)?;
+        if scan::is_filtered(scan)? {
+            filter.with_hidden(pid, |hidden| scan::filtered(fd, scan, hidden))?
+        } else {
+            kernel_ioctl(fd, request, argument)
         }
     });
     c_int::try_from(result).unwrap_or(c_int::MAX)
