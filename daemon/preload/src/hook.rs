@@ -22,10 +22,14 @@
 //!   ([`RECONNECT_PAUSE_MAX`]).
 //! - after that, for a tree that is resumed in any case (`LIFEBOAT_LEAVE_RUNNING`): exit 0.
 //!
-//! As a launcher (`lifeboat-hook exec-dump PRELOAD PROGRAM ARGUMENT…`) it becomes PROGRAM with
-//! PRELOAD preloaded (nothing, if empty) and with the signals ignored that a service manager or a
-//! terminal sends to whole groups: CRIU must not end between freezing and thawing a tree.
-#[allow(dead_code, reason = "the filter's part of the protocol")]
+//! As a launcher it becomes another program:
+//!
+//! - `lifeboat-hook shield PROGRAM ARGUMENT…`, with the signals ignored that a service manager or a
+//!   terminal sends to whole groups: CRIU must not end between freezing and thawing a tree.
+//! - `lifeboat-hook criu PRELOAD PROGRAM ARGUMENT…`, inside of the workload's namespaces, with
+//!   PRELOAD preloaded (nothing, if empty). It removes CRIU's cache of kernel features from `/run`
+//!   before, since the workload may have written it.
+#[expect(dead_code, reason = "the filter's part of the protocol")]
 mod protocol;
 
 use std::{
@@ -53,10 +57,14 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause between two attempts to find a restarted daemon.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// CRIU's cache of kernel features. CRIU believes whatever file is there.
+const KERNEL_CACHE: &str = "/run/criu.kdat";
+
 fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);
     match arguments.next() {
-        Some(word) if word == "exec-dump" => launch(arguments),
+        Some(word) if word == "shield" => shield(arguments),
+        Some(word) if word == "criu" => criu(arguments),
         Some(word) => {
             complain(&format!("unknown argument {}", word.display()));
             ExitCode::FAILURE
@@ -141,19 +149,38 @@ fn wait_for_successor(socket: &OsStr, action: &str) -> ExitCode {
     }
 }
 
-/// Becomes another program.
-fn launch(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let (Some(preload), Some(program)) = (arguments.next(), arguments.next()) else {
-        complain("usage: lifeboat-hook exec-dump PRELOAD PROGRAM ARGUMENT…");
-        return ExitCode::FAILURE;
-    };
+/// Becomes another program, with the signals for groups ignored.
+fn shield(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
         // SAFETY: SIG_IGN is not a function; ignoring these signals needs nothing else.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    become_program(arguments, None)
+}
+
+/// Becomes CRIU.
+fn criu(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let preload = arguments.next().filter(|preload| !preload.is_empty());
+    match std::fs::remove_file(KERNEL_CACHE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            complain(&format!("remove {KERNEL_CACHE}: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => become_program(arguments, preload),
+    }
+}
+
+fn become_program(
+    mut arguments: impl Iterator<Item = OsString>,
+    preload: Option<OsString>,
+) -> ExitCode {
+    let Some(program) = arguments.next() else {
+        complain("usage: lifeboat-hook shield PROGRAM… | criu PRELOAD PROGRAM…");
+        return ExitCode::FAILURE;
+    };
     let mut command = Command::new(&program);
     command.args(arguments);
-    if !preload.is_empty() {
+    if let Some(preload) = preload {
         command.env("LD_PRELOAD", preload);
     }
     let error = command.exec();

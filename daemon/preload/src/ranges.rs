@@ -47,6 +47,10 @@ impl Hidden {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "sets of one range are sets"
+)]
 mod tests {
     use super::*;
 
@@ -78,7 +82,7 @@ mod tests {
             let hidden = hidden(set);
             for start in 0..20 {
                 for end in start..=20 {
-                    let mut map = vec![0; 20];
+                    let mut map = [0; 20];
                     for part in hidden.visible(start..end) {
                         part.for_each(|at| map[usize::try_from(at).unwrap()] += 1);
                     }

@@ -25,8 +25,7 @@ const HARD: std::ops::Range<usize> = 47..67;
 #[cfg(target_arch = "x86_64")]
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
-#[expect(unreachable_pub, reason = "the dynamic linker reaches it")]
-pub unsafe extern "C" fn syscall() -> c_long {
+pub(crate) unsafe extern "C" fn syscall() -> c_long {
     naked_asm!(
         "cmp rdi, {prlimit64}",
         "je {limits}",

@@ -69,8 +69,8 @@ pub enum CaptureError {
     /// Too many image files.
     #[error("the checkpoint has too many streams")]
     TooManyStreams,
-    /// Files of the workload could not be read.
-    #[error("read the workload's files: {message}")]
+    /// Files of the workload could not be read or written.
+    #[error("move the workload's files: {message}")]
     Files {
         /// What went wrong.
         message: String,

@@ -143,7 +143,7 @@ fn stage_step(args: &HoldStage) -> anyhow::Result<()> {
     if std::process::id() != 1 {
         bail!("hold-stage is the first process of a PID namespace; the daemon starts it");
     }
-    mount_own()?;
+    mount_own(args.uid, args.gid)?;
     become_user(args.uid, args.gid, &args.groups)?;
     let program = CString::new(args.program.as_os_str().as_encoded_bytes())
         .context("path of the lifeboat program")?;
@@ -153,7 +153,7 @@ fn stage_step(args: &HoldStage) -> anyhow::Result<()> {
 
 /// Mounts what belongs to the namespaces: `/proc` of the PID namespace, terminals and shared memory
 /// of their own, so that numbers and names cannot collide with those of other workloads.
-fn mount_own() -> anyhow::Result<()> {
+fn mount_own(uid: u32, gid: u32) -> anyhow::Result<()> {
     let none = None::<&str>;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), quiet, none).context("mount /proc")?;
@@ -167,12 +167,14 @@ fn mount_own() -> anyhow::Result<()> {
     .context("mount /dev/pts")?;
     mount(Some("/dev/pts/ptmx"), "/dev/ptmx", none, MsFlags::MS_BIND, none)
         .context("bind /dev/ptmx")?;
+    // It is the user's own, so that a restore by the user can set its attributes.
+    let owned = format!("mode=1777,uid={uid},gid={gid}");
     mount(
         Some("tmpfs"),
         "/dev/shm",
         Some("tmpfs"),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        Some("mode=1777"),
+        Some(owned.as_str()),
     )
     .context("mount /dev/shm")
 }
