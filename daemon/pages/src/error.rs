@@ -126,7 +126,28 @@ pub enum LoadError {
         /// The process.
         pid: u32,
     },
+    /// A part of the server panicked.
+    #[error("the {who} of the page-fault server panicked")]
+    Panicked {
+        /// Which part.
+        who: &'static str,
+    },
     /// [`crate::PageServer::abort`] was called, or the server was dropped.
     #[error("the load was given up")]
     Aborted,
+}
+
+/// An error with all its causes on one line, for logs.
+pub(crate) struct Chain<'error>(pub(crate) &'error (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
 }

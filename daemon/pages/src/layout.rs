@@ -130,7 +130,7 @@ impl Layout {
 }
 
 /// The part of `run` that lies in `range`.
-pub(crate) fn cut(run: Run, range: PageRun) -> Option<Run> {
+fn cut(run: Run, range: PageRun) -> Option<Run> {
     let both = run.pages().intersection(range)?;
     let into = u32::try_from(both.start.0 - run.start.0).ok()?;
     Some(Run {

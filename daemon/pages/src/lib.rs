@@ -2,15 +2,26 @@
 #![forbid(unsafe_code)]
 
 mod bits;
+mod budget;
 mod error;
+mod faults;
+mod fetch;
+mod figures;
+mod frames;
+mod install;
 mod layout;
+mod load;
 mod mapping;
 mod missing;
 mod options;
+mod plan;
+mod process;
+mod ready;
 mod report;
 mod server;
 mod source;
 mod space;
+mod sync;
 
 pub use error::{AddError, LoadError, StartError};
 pub use options::{DEMAND_RESERVE_BYTES, Guard, INSTALLERS_MAX, MEMORY_BYTES_MAX, Options};

@@ -39,7 +39,7 @@ use lifeboat_proto::units::{PageIndex, PageRun};
 use crate::{
     Run,
     bits::Bits,
-    layout::{Layout, Ordinal, cut},
+    layout::{Layout, Ordinal},
     mapping::{Mapping, Origin, Piece},
 };
 
@@ -121,6 +121,11 @@ impl Missing {
     /// Pages that are still to be installed.
     pub(crate) fn remaining(&self) -> u64 {
         self.remaining
+    }
+
+    /// Every range that is known to be mapped.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = PageRun> + '_ {
+        self.mapping.all().map(|piece| piece.now)
     }
 
     /// Whether there is anything that [`Missing::at_rest`] would settle.

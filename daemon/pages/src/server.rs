@@ -1,18 +1,49 @@
-//! The page server's outside: what the daemon calls. (signatures first; bodies follow)
+//! The page server's outside: what the daemon calls.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{IntoRawFd, OwnedFd},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+};
 
-use crate::{AddError, FrameSource, LoadError, Options, Progress, Report, Run, Space, StartError};
+use lifeboat_sys::uffd::Uffd;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+
+use crate::{
+    AddError, FrameSource, LoadError, Options, Progress, Report, Run, Space, SpaceError,
+    StartError, faults, fetch,
+    install::Installed,
+    layout::Layout,
+    load::{DOORBELL, Load, Watch},
+    missing::Missing,
+    process::{Health, Process, ProcessId},
+    sync::lock,
+};
 
 /// Serves the memory of one restored process tree.
+///
+/// Dropping it before [`PageServer::finish`] or [`PageServer::abort`] ends its threads, and leaves
+/// the descriptors open for ever: processes that block are better than processes that see zeros.
 #[derive(Debug)]
-pub struct PageServer {}
+pub struct PageServer {
+    load: Arc<Load>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Whether the descriptors may be closed at the end.
+    closing: AtomicBool,
+}
 
 /// Prefetch is paused while this lives.
 #[derive(Debug)]
-pub struct Paused {}
+pub struct Paused {
+    load: Arc<Load>,
+}
 
-/// Processes that still live although their load was to be given up.
+/// A process still lives although its load was to be given up.
 #[derive(Debug, thiserror::Error)]
 #[error("{process} still lives: closing its userfaultfd would turn missing pages into zeros")]
 pub struct StillAlive {
@@ -30,8 +61,51 @@ impl PageServer {
         spaces: Vec<Space>,
         options: Options,
     ) -> Result<Self, StartError> {
-        let _ = (source, spaces, options);
-        Ok(Self {})
+        let mut layouts = BTreeMap::new();
+        for space in spaces {
+            space.validate().map_err(StartError::Space)?;
+            let pid = space.pid;
+            if layouts.insert(pid, Arc::new(Layout::new(space))).is_some() {
+                return Err(StartError::Space(SpaceError::Twice { pid }));
+            }
+        }
+        let kernel = |step| {
+            move |error| StartError::Kernel {
+                step,
+                source: io::Error::from(error),
+            }
+        };
+        let set =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(kernel("the descriptor set"))?;
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let doorbell = eventfd(0, flags).map_err(kernel("the doorbell"))?;
+        let data = epoll::EventData::new_u64(DOORBELL);
+        epoll::add(&set, &doorbell, data, epoll::EventFlags::IN).map_err(kernel("the doorbell"))?;
+        let load = Arc::new(Load::new(source, layouts, options, set, doorbell));
+        let server = Self {
+            load: Arc::clone(&load),
+            threads: Mutex::default(),
+            closing: AtomicBool::new(false),
+        };
+        server.spawn("lb-faults", faults::run)?;
+        for _ in 0..load.options.installers.max(1) {
+            server.spawn("lb-install", install)?;
+        }
+        drop(load.options.runtime.spawn(fetch::run(Arc::clone(&load))));
+        Ok(server)
+    }
+
+    fn spawn(&self, name: &str, run: fn(&Arc<Load>)) -> Result<(), StartError> {
+        let load = Arc::clone(&self.load);
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&load));
+        let thread = thread.map_err(|source| StartError::Kernel {
+            step: "starting a thread",
+            source,
+        })?;
+        lock(&self.threads).push(thread);
+        Ok(())
     }
 
     /// Serves a process from now on. `uffd` must be non-blocking.
@@ -39,30 +113,77 @@ impl PageServer {
     /// # Errors
     /// The descriptor is closed; kill the process.
     pub fn add(&self, pid: u32, uffd: OwnedFd) -> Result<(), AddError> {
-        let _ = (pid, uffd);
-        Ok(())
+        let layout = self
+            .load
+            .layouts
+            .get(&pid)
+            .ok_or(AddError::Unknown { pid })?;
+        if self.load.is_over() {
+            return Err(AddError::Ended { pid });
+        }
+        if self
+            .load
+            .all()
+            .iter()
+            .any(|process| process.id == ProcessId { pid, forked: 0 })
+        {
+            return Err(AddError::Twice { pid });
+        }
+        let missing = Missing::new(Arc::clone(layout));
+        let id = ProcessId { pid, forked: 0 };
+        let process = Process::new(id, Uffd::from(uffd), missing, false);
+        let step = "serving a userfaultfd";
+        self.load
+            .serve(Arc::new(process))
+            .map_err(|source| AddError::Kernel { pid, step, source })
     }
 
     /// Every process was handed over and has its mappings registered: prefetch may begin.
-    pub fn all_added(&self) {}
+    pub fn all_added(&self) {
+        let processes = self.load.all();
+        for process in &processes {
+            process.set_registered();
+        }
+        let missing = self.load.layouts.values().find(|layout| {
+            layout.pages() > 0 && !processes.iter().any(|process| process.id.pid == layout.pid)
+        });
+        if let Some(layout) = missing {
+            self.load.fail(LoadError::NotHandedOver { pid: layout.pid });
+        }
+        self.load.all_added.store(true, Relaxed);
+        self.load.fetcher.notify_one();
+        self.load.ring();
+    }
 
     /// Waits until every page is in. Then let the guard drop its descriptors, and [`Self::finish`].
     ///
     /// # Errors
     /// The load failed: kill the processes, then [`Self::abort`]. Until then they block.
     pub async fn loaded(&self) -> Result<Report, LoadError> {
-        Ok(Report::default())
+        let mut outcome = self.load.outcome.subscribe();
+        let outcome = outcome.wait_for(Option::is_some).await;
+        match outcome.as_deref() {
+            Ok(Some(outcome)) => outcome.clone(),
+            Ok(None) | Err(_) => Err(LoadError::Aborted),
+        }
     }
 
     /// How far it is.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        Progress::default()
+        self.load.progress()
     }
 
     /// Stops prefetch, and waits until what was under way is installed. Faults are still answered.
     pub async fn pause(&self) -> Paused {
-        Paused {}
+        self.load.paused.fetch_add(1, Relaxed);
+        let paused = Paused {
+            load: Arc::clone(&self.load),
+        };
+        while self.load.budget.prefetch() > 0 && !self.load.is_over() {
+            tokio::time::sleep(PAUSE_POLL).await;
+        }
+        paused
     }
 
     /// Captured pages of a process that are not loaded yet, at their present addresses. Stable
@@ -70,16 +191,27 @@ impl PageServer {
     /// says the same as memory then). `None`: no such process.
     #[must_use]
     pub fn unloaded(&self, pid: u32) -> Option<Vec<Run>> {
-        let _ = pid;
-        None
+        let id = ProcessId { pid, forked: 0 };
+        let process = self
+            .load
+            .all()
+            .into_iter()
+            .find(|process| process.id == id)?;
+        let state = lock(&process.state);
+        Some(state.missing.unloaded())
     }
 
     /// Duplicates of all descriptors, those of processes forked while loading included.
     ///
     /// # Errors
     /// No more descriptors.
-    pub fn descriptors(&self) -> std::io::Result<Vec<OwnedFd>> {
-        Ok(Vec::new())
+    pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        let duplicate = |process: &Arc<Process>| process.uffd.try_clone().map(OwnedFd::from);
+        self.load
+            .all()
+            .iter()
+            .map(|process| duplicate(process).map_err(io::Error::other))
+            .collect()
     }
 
     /// Gives a load up whose processes are dead.
@@ -87,10 +219,91 @@ impl PageServer {
     /// # Errors
     /// One lives: nothing was closed, faults still block; kill it and call again.
     pub fn abort(&self) -> Result<(), StillAlive> {
+        self.load.fail(LoadError::Aborted);
+        let alive = self
+            .load
+            .all()
+            .into_iter()
+            .find(|process| process.health() != Health::Gone);
+        if let Some(process) = alive {
+            return Err(StillAlive {
+                process: process.id.to_string(),
+            });
+        }
+        self.closing.store(true, Relaxed);
         Ok(())
     }
 
-    /// Ends the service of a completed load and closes the descriptors. (Dropping a server whose
-    /// load is not complete leaves them open for ever: zeros are worse than blocked processes.)
-    pub fn finish(self) {}
+    /// Ends the service of a completed load and closes the descriptors. Without effect on them if
+    /// the load is not complete: see [`PageServer`].
+    pub fn finish(self) {
+        let complete = matches!(&*self.load.outcome.borrow(), Some(Ok(_)));
+        self.closing.store(complete, Relaxed);
+    }
+}
+
+/// How often [`PageServer::pause`] looks.
+const PAUSE_POLL: std::time::Duration = std::time::Duration::from_millis(2);
+
+impl Drop for PageServer {
+    fn drop(&mut self) {
+        self.load.finished.store(true, Relaxed);
+        self.load.fail(LoadError::Aborted);
+        self.load.ready.close();
+        self.load.fetcher.notify_one();
+        self.load.ring();
+        for thread in lock(&self.threads).drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the page-fault server has panicked");
+            }
+        }
+        let processes = std::mem::take(&mut *lock(&self.load.processes));
+        for process in processes.into_values() {
+            if let Err(error) = epoll::delete(&self.load.epoll, &process.uffd) {
+                tracing::debug!(process = %process.id, %error, "not in the set of descriptors");
+            }
+            if !self.closing.load(Relaxed) && process.health() != Health::Gone {
+                tracing::error!(process = %process.id, "left to block: not all of its memory is in");
+                if let Ok(duplicate) = process.uffd.try_clone() {
+                    let _left_open = OwnedFd::from(duplicate).into_raw_fd();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.load.paused.fetch_sub(1, Relaxed);
+        self.load.fetcher.notify_one();
+    }
+}
+
+/// An installer thread: installs whatever has come, wherever it is missing.
+fn install(load: &Arc<Load>) {
+    let _watch = Watch {
+        load: Arc::clone(load),
+        who: "installer",
+    };
+    while let Some(item) = load.ready.pop() {
+        let mut later = false;
+        loop {
+            for process in load.all() {
+                match process.install(item.frame, &item.content, &load.figures) {
+                    Ok(Installed::All) => {}
+                    Ok(Installed::Later) => later = true,
+                    Err(error) => load.fail(error),
+                }
+                if process.is_finishing() {
+                    load.ring();
+                }
+            }
+            if later || !lock(&load.frames).installed(item.frame) {
+                break;
+            }
+        }
+        if later {
+            load.ready.push(item, true);
+        }
+    }
 }

@@ -2,8 +2,10 @@
 
 use std::io;
 
-use lifeboat_proto::units::{PageRun, RemoteAddr};
-use linux_raw_sys::general::{self as raw, uffdio_copy, uffdio_writeprotect, uffdio_zeropage};
+use lifeboat_proto::units::{PageIndex, PageRun, RemoteAddr};
+use linux_raw_sys::general::{
+    self as raw, uffdio_continue, uffdio_copy, uffdio_writeprotect, uffdio_zeropage,
+};
 
 use super::{API, Uffd, UffdError, range_result, raw_range};
 use crate::ioctl;
@@ -13,9 +15,12 @@ const UFFDIO_COPY: u32 = ioctl::iowr(API, 0x03, size_of::<uffdio_copy>());
 const UFFDIO_ZEROPAGE: u32 = ioctl::iowr(API, 0x04, size_of::<uffdio_zeropage>());
 const UFFDIO_WRITEPROTECT: u32 = ioctl::iowr(API, 0x06, size_of::<uffdio_writeprotect>());
 
+const UFFDIO_CONTINUE: u32 = ioctl::iowr(API, 0x07, size_of::<uffdio_continue>());
+
 const _: () = assert!(size_of::<uffdio_copy>() == 40);
 const _: () = assert!(size_of::<uffdio_zeropage>() == 32);
 const _: () = assert!(size_of::<uffdio_writeprotect>() == 24);
+const _: () = assert!(size_of::<uffdio_continue>() == 32);
 const _: () = assert!(UFFDIO_WAKE == linux_raw_sys::ioctl::UFFDIO_WAKE);
 const _: () = assert!(UFFDIO_COPY == linux_raw_sys::ioctl::UFFDIO_COPY);
 const _: () = assert!(UFFDIO_ZEROPAGE == linux_raw_sys::ioctl::UFFDIO_ZEROPAGE);
@@ -133,6 +138,37 @@ impl Uffd {
         // SAFETY: the struct is UFFDIO_WAKE's; the kernel does not touch the memory it names.
         let result = unsafe { ioctl::call(self, UFFDIO_WAKE, &mut raw_range(range)) };
         range_result("wake", range, result)
+    }
+
+    /// Whether `page` lies in a registered mapping of private anonymous memory; `None`: the mappings
+    /// are being changed. Nothing is installed: the call asks for what the kernel does for shared
+    /// memory only (`UFFDIO_CONTINUE`, kernel 5.13), and looks at which way it refuses.
+    ///
+    /// # Errors
+    /// [`UffdError::Range`]; ESRCH: the process is gone.
+    pub fn takes_pages(&self, page: PageIndex) -> Result<Option<bool>, UffdError> {
+        let range = PageRun::new(page, 1);
+        let mut resume = uffdio_continue {
+            range: raw_range(range),
+            mode: 0,
+            mapped: 0,
+        };
+        // SAFETY: the struct is UFFDIO_CONTINUE's; its range is in the address space of the
+        // userfaultfd, whose memory is not Rust's.
+        let result = unsafe { ioctl::call(self, UFFDIO_CONTINUE, &mut resume) };
+        match result {
+            Ok(_) => Ok(Some(true)),
+            Err(source) => match source.raw_os_error() {
+                Some(libc::EINVAL | libc::EEXIST) => Ok(Some(true)),
+                Some(libc::ENOENT) => Ok(Some(false)),
+                Some(libc::EAGAIN) => Ok(None),
+                _ => Err(UffdError::Range {
+                    action: "probe",
+                    range,
+                    source,
+                }),
+            },
+        }
     }
 
     /// Write-protects the pages of `range`, or lifts that and wakes who waits.

@@ -1,0 +1,222 @@
+//! What to fetch ahead of demand: the recorded hot set first, then neighbours of recent faults, then
+//! the order of addresses. And how much at once: little while threads fault, much when none does.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::layout::Layout;
+
+/// Most bytes of one prefetch request. A larger request would gain nothing (an object store's
+/// optimum is 8–16 MiB), and a fault that comes behind it on the same link would wait longer.
+pub(crate) const BATCH_BYTES_MAX: u64 = 8 << 20;
+
+/// Least bytes in flight for prefetch, however many faults there are: a busy program must come to
+/// its end of loading too.
+pub(crate) const WINDOW_BYTES_MIN: u64 = 1 << 20;
+
+/// Frames after a fault's that are fetched next.
+const AHEAD_FRAMES: usize = 8;
+
+/// Frames before a fault's that are fetched next.
+const BEHIND_FRAMES: usize = 1;
+
+/// Most frames noted as neighbours of recent faults; of more, the oldest are forgotten.
+const NEAR_FRAMES_MAX: usize = 256;
+
+/// A frame that is in no order: its place.
+const NOWHERE: u32 = u32::MAX;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Hot frames first, then all by address; each once.
+    order: Vec<u32>,
+    /// How many of `order` were taken.
+    taken: usize,
+    /// All frames by address.
+    by_address: Vec<u32>,
+    /// The place of each frame in `by_address`.
+    places: Vec<u32>,
+    near: VecDeque<u32>,
+    window: u64,
+    window_most: u64,
+}
+
+impl Plan {
+    /// A plan for all frames of `layouts`, of which the indices are below `frames`, with at most
+    /// `window_most` bytes in flight.
+    pub(crate) fn new(layouts: &[Arc<Layout>], frames: usize, window_most: u64) -> Self {
+        let mut places = vec![NOWHERE; frames];
+        let mut by_address = Vec::new();
+        for run in layouts.iter().flat_map(|layout| layout.runs()) {
+            let place = &mut places[run.frame as usize];
+            if *place == NOWHERE {
+                *place = u32::try_from(by_address.len()).unwrap_or(NOWHERE);
+                by_address.push(run.frame);
+            }
+        }
+        let mut seen = vec![false; frames];
+        let mut order = Vec::with_capacity(by_address.len());
+        let hot = layouts.iter().flat_map(|layout| {
+            layout
+                .hot
+                .iter()
+                .flat_map(|range| layout.within(*range))
+                .map(|run| run.frame)
+        });
+        for frame in hot.chain(by_address.iter().copied()) {
+            if !std::mem::replace(&mut seen[frame as usize], true) {
+                order.push(frame);
+            }
+        }
+        let window = window_most;
+        Self {
+            order,
+            taken: 0,
+            by_address,
+            places,
+            near: VecDeque::new(),
+            window,
+            window_most,
+        }
+    }
+
+    /// Bytes that prefetch may have in flight now.
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// A thread waits for a frame: its neighbours are likely next, and prefetch stands back.
+    pub(crate) fn faulted(&mut self, frame: u32) {
+        self.window = (self.window / 2)
+            .max(WINDOW_BYTES_MIN)
+            .min(self.window_most);
+        let Some(place) = self.places.get(frame as usize).map(|place| *place as usize) else {
+            return;
+        };
+        if place >= self.by_address.len() {
+            return;
+        }
+        let end = (place + 1 + AHEAD_FRAMES).min(self.by_address.len());
+        self.near.extend(&self.by_address[place + 1..end]);
+        self.near
+            .extend(&self.by_address[place.saturating_sub(BEHIND_FRAMES)..place]);
+        let excess = self.near.len().saturating_sub(NEAR_FRAMES_MAX);
+        self.near.drain(..excess);
+    }
+
+    /// A prefetch of `bytes` has come, and no fault is waiting.
+    pub(crate) fn undisturbed(&mut self, bytes: u64) {
+        self.window = self.window.saturating_add(bytes).min(self.window_most);
+    }
+
+    /// The next frames that are `wanted`, of `room` bytes at most (but one at least).
+    pub(crate) fn next(
+        &mut self,
+        room: u64,
+        bytes: impl Fn(u32) -> u64,
+        mut wanted: impl FnMut(u32) -> bool,
+    ) -> Vec<u32> {
+        let mut batch = Vec::new();
+        let mut total = 0;
+        while let Some(frame) = self.next_frame() {
+            if batch.contains(&frame) || !wanted(frame) {
+                continue;
+            }
+            let size = bytes(frame);
+            if total + size > room && !batch.is_empty() {
+                self.near.push_front(frame);
+                break;
+            }
+            total += size;
+            batch.push(frame);
+        }
+        batch
+    }
+
+    fn next_frame(&mut self) -> Option<u32> {
+        if let Some(frame) = self.near.pop_front() {
+            return Some(frame);
+        }
+        let frame = *self.order.get(self.taken)?;
+        self.taken += 1;
+        Some(frame)
+    }
+
+    /// Begins from the start, for what is still missing after all was fetched once: what was forked
+    /// or put off meanwhile.
+    pub(crate) fn again(&mut self) {
+        self.taken = 0;
+    }
+
+    /// Whether all was fetched once.
+    pub(crate) fn is_through(&self) -> bool {
+        self.near.is_empty() && self.taken == self.order.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lifeboat_proto::units::{PageIndex, PageRun};
+
+    use super::*;
+    use crate::{Run, Space};
+
+    fn plan() -> Plan {
+        let run = |frame: u32| Run {
+            start: PageIndex(u64::from(100 - frame) * 10),
+            pages: 4,
+            frame,
+            frame_page: 0,
+        };
+        let space = Space {
+            pid: 1,
+            runs: (0..40).rev().map(run).collect(),
+            hot: vec![
+                PageRun::new(PageIndex(900), 20),
+                PageRun::new(PageIndex(702), 1),
+            ],
+            ..Space::default()
+        };
+        Plan::new(&[Arc::new(Layout::new(space))], 40, 64 << 20)
+    }
+
+    #[test]
+    fn hot_comes_first_then_the_order_of_addresses() {
+        let mut plan = plan();
+        let batch = plan.next(6 * 4096, |_| 4096, |_| true);
+        assert_eq!(batch, [10, 9, 30, 39, 38, 37]);
+        assert_eq!(plan.next(4096, |_| 4096, |frame| frame == 3), [3]);
+    }
+
+    #[test]
+    fn neighbours_of_a_fault_come_before_the_rest() {
+        let mut plan = plan();
+        plan.next(3 * 4096, |_| 4096, |_| true);
+        plan.faulted(20);
+        assert_eq!(plan.next(4 * 4096, |_| 4096, |_| true), [19, 18, 17, 16]);
+    }
+
+    #[test]
+    fn nothing_is_forgotten_when_a_batch_is_full() {
+        let mut plan = plan();
+        let mut all: Vec<u32> = Vec::new();
+        while !plan.is_through() {
+            all.extend(plan.next(5000, |_| 4096, |_| true));
+        }
+        all.sort_unstable();
+        assert_eq!(all, (0..40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_window_shrinks_with_faults_and_grows_without() {
+        let mut plan = plan();
+        for _ in 0..20 {
+            plan.faulted(1);
+        }
+        assert_eq!(plan.window(), WINDOW_BYTES_MIN);
+        for _ in 0..64 {
+            plan.undisturbed(1 << 20);
+        }
+        assert_eq!(plan.window(), 64 << 20);
+    }
+}
