@@ -16,10 +16,13 @@
 //! | [`spawn`] | descriptors, session, signals, terminal, namespaces of a child | any |
 //! | [`vm`] | memory of another process | any |
 //! | [`pagemap`] | which pages hold something, which were written | 6.7 |
+//! | [`tracer`] | stop a thread, have it do system calls, leave it as it was | 5.3 |
+//! | [`remote`] | take a userfaultfd out of another process | 5.11 |
 //! | [`uffd`] | page faults of another process, its write protection | 5.11; asynchronous 6.7 |
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("lifeboat-sys supports 64-bit Linux only");
 
+mod arch;
 mod flags;
 mod ioctl;
 
@@ -27,7 +30,9 @@ pub mod fdpass;
 pub mod pagemap;
 pub mod peer;
 pub mod pidfd;
+pub mod remote;
 pub mod spawn;
+pub mod tracer;
 pub mod uffd;
 pub mod vm;
 pub mod wait;

@@ -10,6 +10,8 @@ mod fdpass;
 mod pagemap;
 mod peer;
 mod pidfd;
+mod remote;
+mod rseq;
 mod spawn;
 mod support;
 mod tracking;

@@ -160,3 +160,23 @@ pub(crate) fn until<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
         std::thread::yield_now();
     }
 }
+
+/// Waits until thread `tid` sleeps in system call `number`, or in the rest of it.
+pub(crate) fn until_in_system_call(tid: i32, number: libc::c_long) {
+    let restarted = libc::SYS_restart_syscall.to_string();
+    until(|| {
+        let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap();
+        let current = text.split(' ').next()?;
+        (current == number.to_string() || current == restarted).then_some(())
+    });
+}
+
+/// A field of `/proc/TID/status`.
+pub(crate) fn status_of(tid: i32, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap();
+    line.trim_start_matches(':').trim().to_owned()
+}
