@@ -8,8 +8,10 @@
 #![expect(clippy::unused_async, reason = "all points of the suite look alike")]
 
 mod conformance;
+mod flaky;
 mod gcs_fake;
 mod gcs_native;
 mod local;
 mod probing;
+mod s3_answers;
 mod s3_imitation;
