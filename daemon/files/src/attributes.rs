@@ -66,18 +66,10 @@ impl Attributes {
     pub(crate) fn apply(&self, target: Target<'_>) -> io::Result<Vec<String>> {
         let mut lost = Vec::new();
         let now = stat(target)?;
-        let link = FileType::from_raw_mode(now.st_mode) == FileType::Symlink;
+        let kind = FileType::from_raw_mode(now.st_mode);
         let owned = self.own(target, &now, &mut lost)?;
-        if !link {
-            let mode = if owned {
-                self.mode
-            } else {
-                self.mode & !SET_ID_BITS
-            };
-            if mode != self.mode {
-                lost.push(format!("mode {:o} without its set-id bits", self.mode));
-            }
-            chmod(target, mode)?;
+        if kind != FileType::Symlink {
+            self.set_mode(target, owned, &mut lost)?;
         }
         for name in xattr::make_equal(target, &self.xattrs)? {
             lost.push(format!(
@@ -96,10 +88,35 @@ impl Attributes {
             },
         };
         match set_times(target, &times) {
+            // Somebody else's directory that the workload may only write to, /dev/shm for example:
+            // others change it all the time.
+            Err(Errno::PERM | Errno::ACCESS) if kind == FileType::Directory => {}
             Err(Errno::PERM | Errno::ACCESS) => lost.push("modification time".to_owned()),
             other => other?,
         }
         Ok(lost)
+    }
+
+    /// Sets the mode where it differs. It may be somebody else's directory, /dev/shm for example.
+    fn set_mode(&self, target: Target<'_>, owned: bool, lost: &mut Vec<String>) -> io::Result<()> {
+        let mode = if owned {
+            self.mode
+        } else {
+            self.mode & !SET_ID_BITS
+        };
+        if mode != self.mode {
+            lost.push(format!("mode {:o} without its set-id bits", self.mode));
+        }
+        if stat(target)?.st_mode & MODE_BITS == mode {
+            return Ok(());
+        }
+        match chmod(target, mode) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                lost.push(format!("mode {mode:o}"));
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Sets owner and group where they differ. Returns whether the file has both now.

@@ -19,7 +19,8 @@
 //!   repairs that.
 //!
 //! Not kept: access and change times, sockets (CRIU makes bound sockets again), file flags of
-//! chattr(1), and labels that belong to the machine (SELinux, IMA, EVM).
+//! chattr(1), the modification time of directories that belong to somebody else (of /dev/shm, to a
+//! workload that is not root's), and labels that belong to the machine (SELinux, IMA, EVM).
 #![forbid(unsafe_code)]
 
 mod archive;

@@ -54,7 +54,7 @@ pub(crate) fn remove_others(
                 }
                 (true, _) | (false, FileType::Socket) => continue,
                 (false, FileType::Directory) => remove_tree(dir.as_fd(), &name),
-                (false, _) => Ok(fs::unlinkat(&dir, &name, AtFlags::empty())?),
+                (false, _) => fs::unlinkat(&dir, &name, AtFlags::empty()).map_err(Into::into),
             };
             match removed {
                 Ok(()) => summary.removed += 1,

@@ -27,7 +27,7 @@ pub enum RootError {
     /// `/` itself.
     #[error("the root directory cannot be a preserved path: name the directories that matter")]
     Everything,
-    /// Under /proc, /sys or /dev.
+    /// Under /proc, /sys or /dev (but /dev/shm is allowed).
     #[error("preserved path {0:?} belongs to the machine, not to the workload")]
     NotFiles(PathBuf),
     /// Longer than the kernel takes.
@@ -125,10 +125,21 @@ mod tests {
     #[test]
     fn roots_are_absolute_plain_and_not_the_machine_s_own() {
         for bad in [
-            "", "a", "./a", "/", "//", "/.", "/a/../b", "/proc/1", "/sys", "/dev/shm",
+            "",
+            "a",
+            "./a",
+            "/",
+            "//",
+            "/.",
+            "/a/../b",
+            "/proc/1",
+            "/sys",
+            "/dev",
+            "/dev/shmx",
         ] {
             assert!(Roots::new(&[PathBuf::from(bad)]).is_err(), "{bad:?}");
         }
+        assert!(Roots::new(&["/dev/shm".into(), "/dev/shm/x".into()]).is_ok());
         let roots = Roots::new(&["/b/", "/a/./c", "/a/c", "/a"].map(PathBuf::from)).unwrap();
         assert_eq!(roots.all, ["/a", "/a/c", "/b"].map(PathBuf::from));
         assert_eq!(

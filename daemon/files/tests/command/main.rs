@@ -37,6 +37,10 @@ fn main() -> ExitCode {
             "another user keeps what may be kept and hears of the rest",
             another_user,
         ),
+        (
+            "a directory of everybody's, as /dev/shm is, stays as it is",
+            everybodys,
+        ),
         ("mounts are left out and left alone", mounts),
         ("GNU tar reads the archive", gnu_tar),
     ] {
@@ -186,6 +190,45 @@ fn another_user() {
     );
     // Left out of the archive, so not in the mirror; the directory cannot be looked into.
     assert!(!root.join("closed").exists());
+}
+
+/// Somebody else's sticky directory, with files of the user in it and of others.
+fn everybodys() {
+    let place = tempdir().unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let root = place.path().join("shm");
+    fs::create_dir(&root).unwrap();
+    fs::set_permissions(&root, Permissions::from_mode(0o1777)).unwrap();
+    fs::write(root.join("mine"), b"old").unwrap();
+    if is_root() {
+        chown(root.join("mine"), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let stored = place.path().join("stored");
+    let archive = as_user("files-archive", &[&root], place.path())
+        .output()
+        .unwrap();
+    assert!(archive.status.success(), "{archive:?}");
+    fs::write(&stored, &archive.stdout).unwrap();
+    fs::write(root.join("mine"), b"new").unwrap();
+    fs::write(root.join("not mine"), b"other").unwrap();
+    let output = run(as_user("files-extract", &[&root], place.path()), &stored);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::read(root.join("mine")).unwrap(), b"old");
+    assert_eq!(fs::metadata(&root).unwrap().mode() & 0o7777, 0o1777);
+    let warned = lines(&output).join("\n");
+    if is_root() {
+        assert!(root.join("not mine").exists());
+        assert!(
+            warned.contains("/not mine\" is not in the archive but could not"),
+            "{warned}"
+        );
+        assert_eq!(lines(&output).len(), 1, "{warned}");
+    } else {
+        assert!(
+            !root.join("not mine").exists() && warned.is_empty(),
+            "{warned}"
+        );
+    }
 }
 
 /// A shell in a mount namespace of its own, where it may mount.
