@@ -9,11 +9,16 @@
 //! - `zombie`: a child has ended, and nobody waits for it.
 //! - `uring`: an io_uring is open.
 //! - `echo`: lines from standard input are printed, as `echo LINE`.
+//! - `shared`: it does the same with shared anonymous memory of the same size.
+//! - `tcp`: two threads have a TCP connection; its end is printed as `tcp closed`.
+#![expect(clippy::print_stdout, reason = "its output is what tests read")]
 
 use std::{
     env,
-    io::{self, BufRead, Write},
+    io::{self, BufRead, Read, Write},
+    net::{TcpListener, TcpStream},
     process::ExitCode,
+    ptr::null_mut,
     sync::{
         Arc, RwLock,
         mpsc::{self, RecvTimeoutError},
@@ -25,15 +30,20 @@ use std::{
 const WORDS: usize = 512;
 
 struct Memory {
-    pages: Vec<[u64; WORDS]>,
+    pages: &'static mut [[u64; WORDS]],
     versions: Vec<u64>,
 }
 
 impl Memory {
-    fn new(mebibytes: usize) -> Self {
+    fn new(mebibytes: usize, shared: bool) -> Self {
         let count = mebibytes * 256;
+        let pages = if shared {
+            shared_pages(count)
+        } else {
+            vec![[0; WORDS]; count].leak()
+        };
         let mut memory = Self {
-            pages: vec![[0; WORDS]; count],
+            pages,
             versions: vec![0; count],
         };
         (0..count).for_each(|page| memory.write(page, 1));
@@ -72,7 +82,7 @@ fn main() -> ExitCode {
     let modes: Vec<String> = arguments.collect();
     let has = |mode: &str| modes.iter().any(|given| given == mode);
 
-    let memory = Arc::new(RwLock::new(Memory::new(mebibytes)));
+    let memory = Arc::new(RwLock::new(Memory::new(mebibytes, has("shared"))));
     let mut name = "root";
     if has("fork") {
         name = fork_twice();
@@ -89,6 +99,9 @@ fn main() -> ExitCode {
     }
     if has("uring") {
         open_io_uring();
+    }
+    if has("tcp") {
+        thread::spawn(talk_to_itself);
     }
     let lines = has("echo").then(lines);
     match rounds(name, &memory, lines) {
@@ -160,6 +173,28 @@ fn lines() -> mpsc::Receiver<String> {
         }
     });
     receive
+}
+
+fn shared_pages(count: usize) -> &'static mut [[u64; WORDS]] {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let length = count * size_of::<[u64; WORDS]>();
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping, at a place that the kernel chooses.
+    let start = unsafe { mmap_anonymous(null_mut(), length, protection, MapFlags::SHARED) };
+    let start = start.expect("memory").cast::<[u64; WORDS]>();
+    // SAFETY: the mapping is this long, aligned to a page, never unmapped, and nobody else's.
+    unsafe { std::slice::from_raw_parts_mut(start, count) }
+}
+
+fn talk_to_itself() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+    let (far, _) = listener.accept().expect("connected");
+    println!("tcp open");
+    let mut byte = [0];
+    let end = (&near).read(&mut byte);
+    println!("tcp closed {}", end.is_err() || matches!(end, Ok(0)));
+    drop(far);
 }
 
 fn leave_a_zombie() {

@@ -14,6 +14,10 @@ fn main() {
     if let Some(program) = command.next() {
         // High, so that a restore's own processes, low, do not take the workload's PIDs.
         fs::write("/proc/sys/kernel/ns_last_pid", "1000").expect("own pid namespace");
+        #[expect(
+            clippy::zombie_processes,
+            reason = "the loop below waits for whatever ends"
+        )]
         let child = Command::new("setsid")
             .arg(program)
             .args(command)

@@ -174,18 +174,13 @@ impl Invocation {
     ) -> Result<Criu, StartError> {
         let mut command = if self.shielded {
             let mut command = Command::new(&bundle.hook);
-            command.arg("exec-dump").arg("").arg("nsenter");
+            command.arg("shield").arg("nsenter");
             command
         } else {
             Command::new("nsenter")
         };
         command.args(nsenter_arguments(&namespaces)).arg("--");
-        if self.shielded {
-            command
-                .arg(&bundle.hook)
-                .arg("exec-dump")
-                .arg(&self.preload);
-        }
+        command.arg(&bundle.hook).arg("criu").arg(&self.preload);
         command.arg(&bundle.criu).args(&self.arguments);
         command.env_clear().envs(self.environment.drain(..));
         command

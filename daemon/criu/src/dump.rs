@@ -340,6 +340,16 @@ impl Held {
         }
     }
 
+    async fn lost(&mut self, hook: &mut Hook) -> DumpError {
+        tokio::select! {
+            source = hook.lost() => self.hook_error(source),
+            ended = self.criu.ended() => match ended {
+                Ok(_) => self.refused(),
+                Err(source) => DumpError::Wait(source),
+            },
+        }
+    }
+
     /// Waits for CRIU's end after the verdict.
     async fn ended(&mut self, doing: &'static str) -> Result<ExitStatus, DumpError> {
         let ended = self.criu.ended_in_time().await.map_err(DumpError::Wait)?;
@@ -384,6 +394,12 @@ impl Described {
         }
     }
 
+    /// Waits for the loss of the hook or of CRIU, which nobody expects: the tree is not held any
+    /// more then. Safe to cancel. A commit that is not under way yet must not be begun.
+    pub async fn lost(&mut self) -> DumpError {
+        self.held.lost(&mut self.hook).await
+    }
+
     /// Resumes the tree and waits until CRIU is gone.
     ///
     /// # Errors
@@ -407,6 +423,12 @@ pub struct Committing {
 }
 
 impl Committing {
+    /// Waits for the loss of the hook or of CRIU, which nobody expects: the tree is not held any
+    /// more then. Safe to cancel. A commit that is not under way yet must not be begun.
+    pub async fn lost(&mut self) -> DumpError {
+        self.held.lost(&mut self.hook).await
+    }
+
     /// The commit was acknowledged: kills the tree (or resumes it, if so asked) and waits until
     /// CRIU is gone.
     ///

@@ -110,6 +110,14 @@ impl Hook {
         &self.stream
     }
 
+    /// Waits for the hook's end. It says nothing unasked.
+    pub(crate) async fn lost(&mut self) -> io::Error {
+        match self.stream.read_u8().await {
+            Ok(_) => io::ErrorKind::InvalidData.into(),
+            Err(error) => error,
+        }
+    }
+
     /// Says that a commit is being attempted, and waits until the hook knows.
     pub(crate) async fn committing(&mut self) -> io::Result<()> {
         within(async {

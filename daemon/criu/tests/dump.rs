@@ -220,3 +220,44 @@ async fn a_tree_left_running_goes_on_here_and_its_copy_elsewhere() {
     new.rounds(5);
     hold.rounds(5);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_memory_goes_through_the_images() {
+    let hold = counting(&["8", "shared"]);
+    let before = hold.round();
+    let run = Run::new(&hold, &[hold.root]);
+    let described = run.described(run.request(&hold)).await;
+    let pages = run.hider.capture();
+    assert!(run.images.total() > 8 << 20, "{} bytes", run.images.total());
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
+    let new = Hold::empty();
+    restore(&new, hold.inodes(), &run.images, pages).await;
+    assert!(new.round() > before);
+    new.rounds(5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn established_connections_are_closed_elsewhere() {
+    let hold = counting(&["8", "tcp"]);
+    while hold.line() != "tcp open" {}
+    let run = Run::new(&hold, &[hold.root]);
+    let described = run.described(run.request(&hold)).await;
+    let pages = run.hider.capture();
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
+    let new = Hold::empty();
+    restore(&new, hold.inodes(), &run.images, pages).await;
+    while new.line() != "tcp closed true" {}
+    new.rounds(5);
+}

@@ -129,7 +129,7 @@ async fn a_sink_that_fails_aborts_the_dump_and_is_the_reason() {
     let hold = counting(&["8"]);
     hold.round();
     let run = Run::new(&hold, &[hold.root]);
-    let hider = run.hider.clone();
+    let hider = Arc::clone(&run.hider);
     let dump = Dump::start(&bundle(), run.request(&hold), hider, Arc::new(FullSink)).await;
     let error = dump
         .expect("starts")
@@ -189,4 +189,39 @@ async fn a_process_that_is_not_there_is_not_dumped() {
         .await
         .expect_err("nobody");
     assert!(matches!(error, DumpError::Refused { .. }), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_is_killed_lets_the_tree_run_on_and_is_noticed() {
+    let hold = counting(&["8"]);
+    hold.round();
+    let run = Run::new(&hold, &[hold.root]);
+    let mut described = run.described(run.request(&hold)).await;
+    let hook = process_named("lifeboat-hook", hold.init);
+    let killed = std::process::Command::new("kill")
+        .args(["-9", &hook.to_string()])
+        .status();
+    assert!(killed.expect("kill(1) runs").success());
+    let error = described.lost().await;
+    assert!(
+        matches!(error, DumpError::Hook { .. } | DumpError::Refused { .. }),
+        "{error:?}"
+    );
+    hold.rounds(5);
+    let error = described.committing().await.expect_err("nothing is held");
+    assert!(matches!(error, DumpError::Hook { .. }), "{error:?}");
+}
+
+/// The process of this name in the PID namespace of `init`.
+fn process_named(name: &str, init: u32) -> u32 {
+    let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    std::fs::read_dir("/proc")
+        .expect("mounted")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .find(|pid| {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            comm.trim() == name && namespace(*pid) == namespace(init)
+        })
+        .expect("it runs")
 }

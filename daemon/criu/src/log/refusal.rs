@@ -145,6 +145,7 @@ impl Refusal {
     }
 
     /// The sentence for people: what is the matter, and what to do.
+    #[expect(clippy::too_many_lines, reason = "one sentence for each")]
     pub(super) fn sentence(self) -> &'static str {
         match self {
             Self::IoUring => "a process uses io_uring, which cannot be captured; turn it off there",

@@ -5,6 +5,7 @@
     missing_docs,
     unreachable_pub,
     missing_debug_implementations,
+    clippy::panic,
     reason = "for tests, of which each uses a part"
 )]
 
@@ -215,7 +216,8 @@ impl Run {
 
     pub async fn start(&self, request: DumpRequest) -> Dump {
         let sink = Arc::new(self.images.clone());
-        Dump::start(&bundle(), request, self.hider.clone(), sink)
+        let hider = Arc::clone(&self.hider);
+        Dump::start(&bundle(), request, hider, sink)
             .await
             .expect("criu starts")
     }
