@@ -14,14 +14,22 @@ use std::{
 };
 
 use lifeboat_format::{
-    Codec, Decoder, Effort, Encoder, FRAME_PAGES_MAX, FrameOwner, FrameRef, PackBuilder,
-    PackOrigin, Seal, StoredFrame, is_zero_page, pack::recycle,
+    Codec, Decoder, Effort, Encoder, FRAME_PAGES_MAX, FrameOwner, FrameRef, Manifest, PackBuilder,
+    PackOrigin, PageIndexMap, PageRunRef, Seal, StoredFrame, is_zero_page,
+    manifest::{AddressSpace, PackRef, Platform, TcpPolicy, WorkloadSpec},
+    pack::recycle,
 };
-use lifeboat_proto::{id::Epoch, units::PAGE_BYTES};
+use lifeboat_proto::{
+    id::{CheckpointId, Epoch, PackId},
+    units::{PAGE_BYTES, PageIndex, PageRun},
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// Size of the generated contents, in bytes.
 const CONTENT_BYTES: usize = 64 << 20;
+
+/// Runs of the measured tables.
+const RUNS: u32 = 1 << 20;
 
 /// Each figure is the best of so many.
 const REPEATS: u32 = 3;
@@ -45,7 +53,115 @@ fn main() -> Result<()> {
         }
     }
     zero_check();
+    tables()
+}
+
+/// A manifest and an index of 16 GiB: one frame for 64 pages, in runs of 4.
+fn tables() -> Result<()> {
+    let seconds = |begin: Instant| begin.elapsed().as_secs_f64() * 1e3;
+    let begin = Instant::now();
+    let mut index = PageIndexMap::new();
+    for frame in 0..RUNS / 16 {
+        for at in 0..16 {
+            // Neighbours come from far apart: worse than a first copy, like many later rounds.
+            let place = u64::from((frame * 16 + at) % 512 * (RUNS / 512) + frame * 16 / 512);
+            let run = PageRun::new(PageIndex(0x7f00_0000 + place * 4), 4);
+            let run = PageRunRef {
+                run,
+                frame,
+                frame_page: at * 4,
+            };
+            index.apply(run, |_| {}).map_err(Error::other)?;
+        }
+    }
+    let (applied, bytes) = (seconds(begin), index.heap_bytes());
+    println!(
+        "index: {} runs applied in {applied:.0} ms, {bytes} bytes",
+        index.len()
+    );
+
+    let (begin, mut found) = (Instant::now(), 0u64);
+    for n in 0..u64::from(RUNS) {
+        let page = PageIndex(0x7f00_0000 + n * 7919 % (u64::from(RUNS) * 4));
+        found += u64::from(index.lookup(page).is_some());
+    }
+    println!(
+        "index: {found} of {RUNS} random pages found in {:.0} ms",
+        seconds(begin)
+    );
+
+    let manifest = manifest(&index)?;
+    let begin = Instant::now();
+    let (bytes, _) = manifest.encode(&Seal::plain()).map_err(Error::other)?;
+    println!(
+        "manifest: encoded in {:.0} ms, {} bytes",
+        seconds(begin),
+        bytes.len()
+    );
+    let begin = Instant::now();
+    let (decoded, _) = Manifest::decode(&bytes, &Seal::plain()).map_err(Error::other)?;
+    println!("manifest: decoded in {:.0} ms", seconds(begin));
+    assert_eq!(decoded.frames.len(), manifest.frames.len());
     Ok(())
+}
+
+fn manifest(index: &PageIndexMap) -> Result<Manifest> {
+    let runs = index.to_runs();
+    let whole = PageRun::new(PageIndex(0x7f00_0000), u64::from(RUNS) * 4);
+    let frame = |n: u32| FrameRef {
+        pack: n / 256,
+        offset: 16 + u64::from(n % 256) * 50_000,
+        stored_bytes: 40_000 + n % 10_000,
+        raw_bytes: 64 * 4096,
+        codec: Codec::Zstd,
+        digest: *blake3::hash(&n.to_le_bytes()).as_bytes(),
+    };
+    let pack = |n: u32| {
+        let mut id = [0; 16];
+        id.copy_from_slice(&blake3::hash(&n.to_be_bytes()).as_bytes()[..16]);
+        PackRef {
+            id: PackId(id),
+            size_bytes: 16 << 20,
+        }
+    };
+    Ok(Manifest {
+        checkpoint: CheckpointId::new(),
+        workload: "rates".parse().map_err(Error::other)?,
+        epoch: Epoch(1),
+        frozen_at_unix_ns: 0,
+        platform: Platform {
+            architecture: "x86_64".into(),
+            criu_version: "4.2.1".into(),
+            kernel_release: String::new(),
+            page_size: 4096,
+            cpu_features: vec![],
+            node: String::new(),
+        },
+        spec: WorkloadSpec {
+            argv: vec![],
+            working_directory: String::new(),
+            uid: 0,
+            gid: 0,
+            preserve: vec![],
+            tcp: TcpPolicy::Close,
+            terminal: false,
+            streams: vec![],
+        },
+        packs: (0..RUNS / 16 / 256).map(pack).collect(),
+        frames: (0..RUNS / 16).map(frame).collect(),
+        address_spaces: vec![AddressSpace {
+            pid: 1,
+            runs,
+            hot: vec![],
+            captured: vec![whole],
+        }],
+        image_files: vec![],
+        files: None,
+        root_pid: 1,
+        memory_bytes: 16 << 30,
+        parent: None,
+        shared_memory: vec![],
+    })
 }
 
 fn measure(name: &str, content: &[u8], effort: Effort) -> Result<()> {

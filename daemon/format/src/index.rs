@@ -3,7 +3,7 @@
 //! Pre-copy saves pages again and again; what was saved last counts. A [`PageIndexMap`] holds, for
 //! every saved page, the frame with its latest content, as runs: a new run cuts what it covers out
 //! of older ones, and what it displaces is told to the caller, who counts what is still alive
-//! ([`LivePages`]).
+//! ([`crate::live::LivePages`]).
 //!
 //! Runs lie in leaves of at most [`LEAF_RUNS_MAX`], sorted; a look-up is two binary searches, a
 //! change moves at most one leaf. A run takes 12 bytes, and at most 24 with all slack.
@@ -12,7 +12,6 @@ use lifeboat_proto::units::{PageIndex, PageRun};
 
 use crate::{
     error::Problem,
-    frame::FrameRef,
     runs::{FramePage, PackedRun, PageRunRef, PageRuns},
 };
 
@@ -38,13 +37,6 @@ pub struct Displaced {
     pub frame: u32,
     /// Number of pages.
     pub pages: u64,
-}
-
-/// Pages for which a frame is the latest, counted for each frame. Packs whose frames are mostly
-/// superseded are garbage that is worth re-capturing away.
-#[derive(Clone, Debug, Default)]
-pub struct LivePages {
-    frames: Vec<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -306,148 +298,5 @@ impl Leaf {
         if self.runs.capacity() > enough {
             self.runs.shrink_to(enough);
         }
-    }
-}
-
-impl LivePages {
-    /// Counts pages for which `frame` is the latest from now on.
-    pub fn add(&mut self, frame: u32, pages: u64) {
-        let at = frame as usize;
-        if at >= self.frames.len() {
-            self.frames.resize(at + 1, 0);
-        }
-        self.frames[at] = self.frames[at].saturating_add(pages);
-    }
-
-    /// Counts pages for which another frame is the latest from now on.
-    pub fn displace(&mut self, part: Displaced) {
-        if let Some(pages) = self.frames.get_mut(part.frame as usize) {
-            *pages = pages.saturating_sub(part.pages);
-        }
-    }
-
-    /// Live pages of a frame.
-    #[must_use]
-    pub fn of(&self, frame: u32) -> u64 {
-        self.frames.get(frame as usize).copied().unwrap_or(0)
-    }
-
-    /// Stored bytes that are alive in each of `packs` packs: of each frame's payload the share of
-    /// its pages that are alive. `frames` are the frames that were counted, by number.
-    #[must_use]
-    pub fn bytes_of_packs(&self, frames: &[FrameRef], packs: usize) -> Vec<u64> {
-        let mut bytes = vec![0u64; packs];
-        for (frame, live) in frames.iter().zip(&self.frames) {
-            let all = u64::from(frame.pages()).max(1);
-            if let Some(bytes) = bytes.get_mut(frame.pack as usize) {
-                *bytes += u64::from(frame.stored_bytes) * (*live).min(all) / all;
-            }
-        }
-        bytes
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::codec::Codec;
-
-    fn run(start: u64, pages: u64, frame: u32, frame_page: u32) -> PageRunRef {
-        PageRunRef {
-            run: PageRun::new(PageIndex(start), pages),
-            frame,
-            frame_page,
-        }
-    }
-
-    #[test]
-    fn the_latest_run_wins_and_the_rest_of_older_ones_stays() {
-        let mut map = PageIndexMap::new();
-        let mut parts = Vec::new();
-        map.apply(run(100, 64, 0, 0), |part| parts.push(part))
-            .unwrap();
-        assert!(parts.is_empty());
-        map.apply(run(110, 10, 1, 0), |part| parts.push(part))
-            .unwrap();
-        map.remove(PageRun::new(PageIndex(0), 105), |part| parts.push(part));
-        let all: Vec<_> = map.iter().collect();
-        assert_eq!(
-            all,
-            [run(105, 5, 0, 5), run(110, 10, 1, 0), run(120, 44, 0, 20)]
-        );
-        assert_eq!(
-            parts,
-            [
-                Displaced {
-                    frame: 0,
-                    pages: 10
-                },
-                Displaced { frame: 0, pages: 5 }
-            ]
-        );
-        assert_eq!((map.len(), map.pages()), (3, 59));
-        assert!(map.apply(run(0, 65, 1, 0), |_| {}).is_err());
-        assert_eq!(
-            map.lookup(PageIndex(112)),
-            Some(FramePage { frame: 1, page: 2 })
-        );
-    }
-
-    #[test]
-    fn memory_stays_compact_whatever_the_order() {
-        let orders: [fn(u64) -> u64; 4] = [
-            |n| n,
-            |n| 99_999 - n,
-            // 7919 and 100 000 have no common factor: every place once, far from the last one.
-            |n| n * 7919 % 100_000,
-            |n| {
-                if n < 50_000 {
-                    n * 2
-                } else {
-                    (n - 50_000) * 2 + 1
-                }
-            },
-        ];
-        for order in orders {
-            let mut map = PageIndexMap::new();
-            for n in 0..100_000 {
-                map.apply(run(order(n) * 2, 1, 7, 0), |_| {}).unwrap();
-            }
-            assert_eq!(map.len(), 100_000);
-            let each = map.heap_bytes() as f64 / map.len() as f64;
-            assert!(each <= 24.0, "{each} bytes a run");
-            // Still compact after most of it went, a page here and a page there.
-            for n in (0..100_000).filter(|n| n % 100 != 0) {
-                map.remove(PageRun::new(PageIndex(n * 2), 1), |_| {});
-            }
-            let each = map.heap_bytes() as f64 / map.len() as f64;
-            assert!(map.len() == 1000 && each <= 48.0, "{each} bytes a run");
-        }
-    }
-
-    #[test]
-    fn live_bytes_follow_what_is_displaced() {
-        let frame = |pack, stored_bytes| FrameRef {
-            pack,
-            offset: 16,
-            stored_bytes,
-            raw_bytes: 4 * 4096,
-            codec: Codec::Lz4,
-            digest: [0; 32],
-        };
-        let frames = [frame(0, 1000), frame(1, 800), frame(1, 8)];
-        let (mut map, mut live) = (PageIndexMap::new(), LivePages::default());
-        for (run, frame) in [
-            (run(10, 4, 0, 0), 0),
-            (run(20, 4, 2, 0), 2),
-            (run(11, 4, 1, 0), 1),
-        ] {
-            live.add(frame, run.run.pages);
-            map.apply(run, |part| live.displace(part)).unwrap();
-        }
-        assert_eq!(live.bytes_of_packs(&frames, 2), [250, 808]);
-        map.remove(PageRun::new(PageIndex(0), 100), |part| live.displace(part));
-        assert_eq!(live.bytes_of_packs(&frames, 2), [0, 0]);
-        assert!(map.is_empty());
     }
 }

@@ -4,7 +4,7 @@
 //! - [`frame`]: the unit of reading. Its types are the proof that bytes were verified.
 //! - [`pack`]: the unit of writing: an object of many frames and its directory.
 //! - [`manifest`]: everything needed to restore one checkpoint; [`head`]: a workload's root.
-//! - [`runs`] and [`index`]: where each page is stored.
+//! - [`runs`] and [`index`]: where each page is stored; [`live`]: what of it is not superseded.
 //! - [`keys`]: the names of objects.
 //!
 //! Everything read is hostile until a digest says otherwise, and still checked afterwards: any
@@ -19,6 +19,8 @@ pub mod frame;
 pub mod head;
 pub mod index;
 pub mod keys;
+mod limits;
+pub mod live;
 pub mod manifest;
 pub mod owner;
 pub mod pack;
@@ -32,7 +34,8 @@ pub use frame::{
     FRAME_BYTES_MAX, FRAME_PAGES_MAX, FrameRef, SealedFrame, StoredFrame, VerifiedFrame,
 };
 pub use head::{Head, HeadState, LatestManifest};
-pub use index::{Displaced, LivePages, PageIndexMap};
+pub use index::{Displaced, PageIndexMap};
+pub use live::LivePages;
 pub use manifest::Manifest;
 pub use owner::FrameOwner;
 pub use pack::{PackBuilder, PackDirectory, PackOrigin};

@@ -6,6 +6,7 @@
 //! that what was written can be read.
 
 mod check;
+mod columns;
 mod prune;
 mod wire;
 
@@ -21,6 +22,7 @@ use crate::{
     envelope::{self, Kind},
     error::{FormatError, Object},
     frame::FrameRef,
+    limits::{self, FieldLimit},
     runs::PageRuns,
     seal::{Digest, Seal},
 };
@@ -32,6 +34,20 @@ pub use check::{
 
 /// Largest manifest before compression, in bytes: about 1 TiB of scattered memory.
 pub const MANIFEST_BYTES_MAX: u64 = 512 << 20;
+
+/// Most bytes of all facts about a machine, and of all texts about a workload.
+const TEXTS_BYTES_MAX: usize = 8 << 20;
+
+/// What is checked before parsing. The rest is bounded by [`MANIFEST_BYTES_MAX`]: an entry of a
+/// column takes at least one byte there and at most 8 in memory.
+const LIMITS: &[FieldLimit] = &[
+    FieldLimit::each(5, "platform", 1, TEXTS_BYTES_MAX),
+    FieldLimit::each(6, "spec", 1, TEXTS_BYTES_MAX),
+    FieldLimit::times(7, "packs", PACKS_MAX),
+    FieldLimit::times(9, "address_spaces", ADDRESS_SPACES_MAX),
+    FieldLimit::times(10, "image_files", IMAGE_FILES_MAX),
+    FieldLimit::times(15, "shared_memory", SHARED_MEMORY_MAX),
+];
 
 const KIND: Kind = Kind {
     object: Object::Manifest,
@@ -205,7 +221,9 @@ impl Manifest {
     /// [`FormatError::Invalid`] for a manifest that a reader would refuse.
     pub fn encode(&self, seal: &Seal) -> Result<(Bytes, Digest), FormatError> {
         self.check()?;
-        envelope::wrap(KIND, &wire::message(self).encode_to_vec(), seal)
+        let content = wire::message(self).encode_to_vec();
+        limits::check(Object::Manifest, &content, LIMITS)?;
+        envelope::wrap(KIND, &content, seal)
     }
 
     /// The manifest from bytes of a store, and their digest, to be compared with the head's.
@@ -215,6 +233,7 @@ impl Manifest {
     /// Any [`FormatError`].
     pub fn decode(bytes: &[u8], seal: &Seal) -> Result<(Self, Digest), FormatError> {
         let (content, digest) = envelope::unwrap(KIND, bytes, seal)?;
+        limits::check(Object::Manifest, &content, LIMITS)?;
         let message =
             image::Manifest::decode(content).map_err(|source| FormatError::Malformed {
                 object: Object::Manifest,

@@ -17,9 +17,13 @@ use crate::{
     codec::Codec,
     error::{FormatError, Object, Problem},
     frame::{FrameRef, StoredFrame},
+    limits::{self, FieldLimit},
     owner::FrameOwner,
     seal::{DIGEST_BYTES, Seal},
 };
+
+/// What is checked before parsing. An owner has at most 64 runs of at most 13 bytes, or a name.
+const LIMITS: &[FieldLimit] = &[FieldLimit::each(4, "frames", PACK_FRAMES_MAX, 2048)];
 
 /// What the end of a pack tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +80,7 @@ impl PackDirectory {
             let problem = too_large(footer.frames as usize, PACK_FRAMES_MAX);
             return Err(invalid("frames", problem));
         }
+        limits::check(Object::Pack, directory, LIMITS)?;
         let message =
             image::PackDirectory::decode(directory).map_err(|source| FormatError::Malformed {
                 object: Object::Pack,

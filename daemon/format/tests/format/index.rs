@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use lifeboat_format::{PageIndexMap, PageRunRef, runs::FramePage};
+use lifeboat_format::{
+    Codec, Displaced, FrameRef, LivePages, PageIndexMap, PageRunRef, runs::FramePage,
+};
 use lifeboat_proto::units::{PageIndex, PageRun};
 use proptest::prelude::*;
+
+use crate::sample::run;
 
 /// A few hundred pages: changes overlap often.
 const PAGES: u64 = 400;
@@ -50,7 +54,7 @@ fn compare(changes: &[Change], pages: u64) -> Result<(), TestCaseError> {
     let mut model: BTreeMap<u64, FramePage> = BTreeMap::new();
     for change in changes {
         let (mut found, mut expected) = (BTreeMap::new(), BTreeMap::new());
-        let mut count = |part: lifeboat_format::Displaced| {
+        let mut count = |part: Displaced| {
             *found.entry(part.frame).or_insert(0) += part.pages;
         };
         let range = match change {
@@ -122,4 +126,95 @@ proptest! {
     fn the_index_agrees_when_it_has_many_leaves(changes in scattered()) {
         compare(&changes, 20_000)?;
     }
+}
+
+#[test]
+fn the_latest_run_wins_and_the_rest_of_older_ones_stays() {
+    let mut map = PageIndexMap::new();
+    let mut parts = Vec::new();
+    map.apply(run(100, 64, 0, 0), |part| parts.push(part))
+        .unwrap();
+    assert!(parts.is_empty());
+    map.apply(run(110, 10, 1, 0), |part| parts.push(part))
+        .unwrap();
+    map.remove(PageRun::new(PageIndex(0), 105), |part| parts.push(part));
+    let all: Vec<_> = map.iter().collect();
+    assert_eq!(
+        all,
+        [run(105, 5, 0, 5), run(110, 10, 1, 0), run(120, 44, 0, 20)]
+    );
+    assert_eq!(
+        parts,
+        [
+            Displaced {
+                frame: 0,
+                pages: 10
+            },
+            Displaced { frame: 0, pages: 5 }
+        ]
+    );
+    assert_eq!((map.len(), map.pages()), (3, 59));
+    assert!(map.apply(run(0, 65, 1, 0), |_| {}).is_err());
+    assert_eq!(
+        map.lookup(PageIndex(112)),
+        Some(FramePage { frame: 1, page: 2 })
+    );
+}
+
+#[test]
+fn memory_stays_compact_whatever_the_order() {
+    let orders: [fn(u64) -> u64; 4] = [
+        |n| n,
+        |n| 99_999 - n,
+        // 7919 and 100 000 have no common factor: every place once, far from the last one.
+        |n| n * 7919 % 100_000,
+        |n| {
+            if n < 50_000 {
+                n * 2
+            } else {
+                (n - 50_000) * 2 + 1
+            }
+        },
+    ];
+    for order in orders {
+        let mut map = PageIndexMap::new();
+        for n in 0..100_000 {
+            map.apply(run(order(n) * 2, 1, 7, 0), |_| {}).unwrap();
+        }
+        assert_eq!(map.len(), 100_000);
+        let each = map.heap_bytes() as f64 / map.len() as f64;
+        assert!(each <= 24.0, "{each} bytes a run");
+        // Still compact after most of it went, a page here and a page there.
+        for n in (0..100_000).filter(|n| n % 100 != 0) {
+            map.remove(PageRun::new(PageIndex(n * 2), 1), |_| {});
+        }
+        let each = map.heap_bytes() as f64 / map.len() as f64;
+        assert!(map.len() == 1000 && each <= 48.0, "{each} bytes a run");
+    }
+}
+
+#[test]
+fn live_bytes_follow_what_is_displaced() {
+    let frame = |pack, stored_bytes| FrameRef {
+        pack,
+        offset: 16,
+        stored_bytes,
+        raw_bytes: 4 * 4096,
+        codec: Codec::Lz4,
+        digest: [0; 32],
+    };
+    let frames = [frame(0, 1000), frame(1, 800), frame(1, 8)];
+    let (mut map, mut live) = (PageIndexMap::new(), LivePages::default());
+    for (run, frame) in [
+        (run(10, 4, 0, 0), 0),
+        (run(20, 4, 2, 0), 2),
+        (run(11, 4, 1, 0), 1),
+    ] {
+        live.add(frame, run.run.pages);
+        map.apply(run, |part| live.displace(part)).unwrap();
+    }
+    assert_eq!(live.bytes_of_packs(&frames, 2), [250, 808]);
+    map.remove(PageRun::new(PageIndex(0), 100), |part| live.displace(part));
+    assert_eq!(live.bytes_of_packs(&frames, 2), [0, 0]);
+    assert!(map.is_empty());
 }

@@ -1,5 +1,6 @@
 //! What the stored format promises to whoever reads it.
 
+mod codec;
 mod document;
 mod golden;
 mod index;

@@ -225,3 +225,27 @@ fn forged_payloads_have_the_expected_size_or_are_refused() {
         });
     }
 }
+
+#[test]
+fn a_forged_count_is_refused_before_memory_is_taken() {
+    let seal = Seal::plain();
+    let bytes = sample::manifest(&seal).encode(&seal).unwrap().0;
+    // Two bytes each in the message; parsed they would take a hundred.
+    for (field, name) in [
+        (9, "address_spaces"),
+        (10, "image_files"),
+        (15, "shared_memory"),
+    ] {
+        let mut forged = bytes[..bytes.len() - 32].to_vec();
+        forged.extend([field << 3 | 2, 0].repeat(300_000));
+        let size = (forged.len() - 32) as u64;
+        forged[24..32].copy_from_slice(&size.to_le_bytes());
+        forged.extend_from_slice(&[0; 32]);
+        reseal_envelope("manifest", &mut forged);
+        let error = Manifest::decode(&forged, &seal).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("manifest: {name} is ")),
+            "{error}"
+        );
+    }
+}
