@@ -38,6 +38,8 @@ want curl curl
 want ca-certificates /etc/ssl/certs/ca-certificates.crt
 want iproute2 ip tc
 want util-linux nsenter unshare flock
+# CRIU comes from Debian; elsewhere its mirror must be named as well (LIFEBOAT_DEBIAN_MIRROR).
+want debian-archive-keyring '/usr/share/keyrings/debian-archive-keyring.*'
 if [ -n "$tests" ]; then
   want redis-server redis-server
   want redis-tools redis-cli redis-benchmark
