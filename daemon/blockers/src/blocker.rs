@@ -5,6 +5,9 @@ use std::{collections::HashSet, fmt};
 /// Most reports of one inspection. The last one says so if there would be more.
 const BLOCKERS_MAX: usize = 200;
 
+/// Longest text of one report, in characters. Paths in it may be very long.
+const DETAIL_CHARS_MAX: usize = 1000;
+
 /// What stands in the way. New ones are added at the end of their group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -139,7 +142,8 @@ impl Findings {
         });
     }
 
-    fn add(&mut self, blocker: Blocker) {
+    fn add(&mut self, mut blocker: Blocker) {
+        blocker.detail = printable(&blocker.detail);
         if !self.seen.insert((blocker.kind, blocker.detail.clone())) {
             return;
         }
@@ -174,9 +178,34 @@ impl Findings {
     }
 }
 
+/// Names in a text are the workload's: they must not steer a terminal, nor fill a screen.
+fn printable(text: &str) -> String {
+    let shown = text.chars().map(|c| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    });
+    let mut out: String = shown.take(DETAIL_CHARS_MAX).collect();
+    if text.chars().nth(DETAIL_CHARS_MAX).is_some() {
+        out.push('…');
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_cannot_steer_a_terminal_or_fill_it() {
+        let mut findings = Findings::default();
+        findings.note(Kind::File, 1, format!("\x1b[2J\n{}", "é".repeat(5000)));
+        let detail = findings.done(1).remove(0).detail;
+        assert!(detail.starts_with("\u{fffd}[2J\u{fffd}é") && detail.ends_with("é…"));
+        assert_eq!(detail.chars().count(), DETAIL_CHARS_MAX + 1);
+    }
 
     #[test]
     fn fatal_findings_are_never_crowded_out() {

@@ -67,8 +67,7 @@ fn kernel_object(
             pid,
             format!(
                 "{shown} is an io_uring, which cannot be checkpointed: run the program without \
-                 it (redis: `io-threads`, not io_uring; node: UV_USE_IO_URING=0; PostgreSQL: \
-                 io_method=worker)"
+                 it (node: UV_USE_IO_URING=0; PostgreSQL: io_method=worker)"
             ),
         ),
         "[userfaultfd]" => findings.fatal(
