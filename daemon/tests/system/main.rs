@@ -1,0 +1,14 @@
+//! The whole product, with nothing played: real daemons, real CRIU, real programs, real stores.
+//!
+//! Needs root, the CRIU bundle, and what `deploy/setup.sh --tests` installs; `deploy/test.sh` starts
+//! the S3 server and sets the variables. A test whose needs are not met fails and says so.
+#![forbid(unsafe_code)]
+
+mod support;
+
+mod bad_input;
+mod cycles;
+mod kill;
+mod programs;
+mod store_faults;
+mod users;

@@ -1,0 +1,226 @@
+//! A node: one daemon with a state directory and a socket of its own.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::{TestStore, eventually};
+
+/// Longest time that a daemon may take to answer after its start.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Longest time that a daemon may take to drain.
+const STOP_LIMIT: Duration = Duration::from_secs(40);
+
+/// A node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    name: String,
+    folder: tempfile::TempDir,
+    url: String,
+    environment: Vec<(String, String)>,
+    arguments: Vec<String>,
+    daemon: Option<Child>,
+}
+
+impl Node {
+    /// Starts a daemon called `name` on `store`.
+    pub(crate) fn start(name: &str, store: &TestStore) -> Self {
+        Self::start_with(name, store.url(), store.environment(), &[])
+    }
+
+    /// Starts a daemon with more environment and arguments.
+    pub(crate) fn start_with(
+        name: &str,
+        url: &str,
+        environment: &[(String, String)],
+        arguments: &[&str],
+    ) -> Self {
+        let mut node = Self {
+            name: name.to_owned(),
+            folder: tempfile::Builder::new().prefix("lb-").tempdir().unwrap(),
+            url: url.to_owned(),
+            environment: environment.to_vec(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            daemon: None,
+        };
+        open_to_all(node.folder.path());
+        node.launch();
+        node
+    }
+
+    /// Starts the daemon again with another environment, on the same state.
+    pub(crate) fn restart(&mut self, url: &str, environment: &[(String, String)]) {
+        self.kill();
+        self.url = url.to_owned();
+        self.environment = environment.to_vec();
+        self.launch();
+    }
+
+    fn launch(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("daemon.log"))
+            .unwrap();
+        let daemon = Command::new(program("lifeboatd"))
+            .args(["--store", &self.url, "--node", &self.name, "--log", "info,lifeboatd=debug"])
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--state-dir")
+            .arg(self.folder.path().join("state"))
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(daemon);
+        eventually("the daemon answers", START_LIMIT, || {
+            let ended = self.daemon.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.log());
+            self.run(&["status"]).status.success().then_some(())
+        });
+        open_to_all(&self.socket());
+    }
+
+    /// The daemon's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("lb.sock")
+    }
+
+    /// A folder of the test's own.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// PID of the daemon.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon runs").id()
+    }
+
+    /// Whether the daemon runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().unwrap().is_none())
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub(crate) fn wait_for_death(&mut self, limit: Duration) {
+        eventually("the daemon dies", limit, || (!self.is_running()).then_some(()));
+        self.daemon = None;
+    }
+
+    /// Kills the daemon.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+        }
+    }
+
+    /// What the daemon has written.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default()
+    }
+
+    /// Runs the command line against this node.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(program("lifeboat"))
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs the command line and parses what it prints: one JSON value, or one for each line.
+    #[track_caller]
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[&["--output", "json"], arguments].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!(
+                "{arguments:?}: {error}\nstdout: {}\nstderr: {}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            )
+        })
+    }
+
+    /// What `list` shows of a workload.
+    #[track_caller]
+    pub(crate) fn listed(&self, workload: &str) -> Option<Value> {
+        let list = self.json(&["list"]);
+        let all = list.as_array().expect("the list is an array");
+        all.iter().find(|one| one["name"] == workload).cloned()
+    }
+
+    /// Waits until a workload is in `state`.
+    #[track_caller]
+    pub(crate) fn wait_for_state(&self, workload: &str, state: &str, limit: Duration) {
+        let mut last = Value::Null;
+        let end = std::time::Instant::now() + limit;
+        eventually(&format!("{workload} is {state}"), limit + Duration::from_secs(1), || {
+            last = self.listed(workload).unwrap_or_default();
+            let late = std::time::Instant::now() > end;
+            assert!(!late, "{workload} is not {state}: {last}\n{}", self.log());
+            (last["state"] == state).then_some(())
+        });
+    }
+
+    /// Evacuates a workload and expects that to work.
+    #[track_caller]
+    pub(crate) fn evacuate(&self, workload: &str) -> Value {
+        let result = self.json(&["evacuate", workload]);
+        assert_eq!(result["outcome"], "evacuated", "{result}\n{}", self.log());
+        result
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let pid = i32::try_from(daemon.id()).ok().and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid {
+                drop(rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+            }
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                eventually("the daemon stops", STOP_LIMIT, || daemon.try_wait().unwrap())
+            }));
+            if ended.is_err() {
+                drop(daemon.kill());
+                drop(daemon.wait());
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of node {} ---\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// A program of the product, as built for this test.
+pub(super) fn program(name: &str) -> PathBuf {
+    let folder = match std::env::var_os("LIFEBOAT_TEST_PREFIX") {
+        Some(folder) => PathBuf::from(folder).join("bin"),
+        None => Path::new(env!("CARGO_BIN_EXE_lifeboatd")).parent().unwrap().to_owned(),
+    };
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{} is not there: `cargo build --workspace` makes it, deploy/test.sh installs it",
+        path.display()
+    );
+    path
+}
+
+/// Lets every user in: the users of a test's workloads are not the test's own.
+fn open_to_all(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+}
