@@ -204,10 +204,17 @@ async fn a_write_that_lands_late_is_recognised_as_ours() {
     assert_eq!((object.bytes, object.version), (BODY, version));
 }
 
-/// Appends `times` words to an object by compare-and-set. Returns the words whose writing was
-/// reported, and those of unknown outcome.
-async fn append(store: Arc<Retrying>, writer: u64, times: u64) -> (Vec<String>, Vec<String>) {
-    let (mut written, mut unknown) = (Vec::new(), Vec::new());
+/// What was said about the words that one writer tried to write.
+#[derive(Default)]
+struct Said {
+    written: Vec<String>,
+    conflicts: Vec<String>,
+    unknown: Vec<String>,
+}
+
+/// Appends `times` words to an object by compare-and-set.
+async fn append(store: Arc<Retrying>, writer: u64, times: u64) -> Said {
+    let mut said = Said::default();
     let mut words = 0;
     for _ in 0..times {
         loop {
@@ -224,16 +231,19 @@ async fn append(store: Arc<Retrying>, writer: u64, times: u64) -> (Vec<String>, 
                 .put_if_match(&key("head"), body, &object.version, call)
                 .await
             {
-                Ok(_) => written.push(word),
+                Ok(_) => said.written.push(word),
                 // It may have been written and replaced by another writer's, who then had read it.
-                Err(error) if error.kind() == ErrorKind::Conflict => continue,
-                Err(error) if error.kind() == ErrorKind::Unknown => unknown.push(word),
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    said.conflicts.push(word);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Unknown => said.unknown.push(word),
                 Err(error) => panic!("{error}"),
             }
             break;
         }
     }
-    (written, unknown)
+    said
 }
 
 #[tokio::test(start_paused = true)]
@@ -255,10 +265,25 @@ async fn no_update_is_lost_or_done_twice_whatever_fails() {
             .unwrap()
             .split(' ')
             .collect();
-        for (written, unknown) in &done {
+        for Said {
+            written,
+            conflicts,
+            unknown,
+        } in &done
+        {
             for word in written {
                 let times = history.iter().filter(|seen| *seen == word).count();
                 assert_eq!(times, 1, "seed {seed}: {word} in {history:?}");
+            }
+            for word in conflicts {
+                // It was not written, or another writer had the next word.
+                let at = history.iter().position(|seen| seen == word);
+                let next = at.map(|at| history[at + 1].split('.').next());
+                assert_ne!(
+                    next,
+                    Some(word.split('.').next()),
+                    "seed {seed}: {word} {history:?}"
+                );
             }
             all_written += written.len();
             all_unknown += unknown.len();

@@ -1,6 +1,6 @@
 //! Many writers, one winner.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use lifeboat_store::{ErrorKind, Version};
 
@@ -10,6 +10,9 @@ use super::{NOW, Shared, bytes, key};
 const WRITERS: usize = 8;
 /// How often they do.
 const ROUNDS: u64 = 12;
+
+/// Size of an object that takes a while to compare.
+const LARGE: usize = 4 << 20;
 
 /// What one of the writers got.
 type Outcome = (u64, Result<Version, ErrorKind>);
@@ -106,10 +109,10 @@ pub(crate) async fn one_replacer_wins(store: Shared) {
 /// Replacing and deleting at once: whoever is last, an object that was deleted stays so unless a
 /// replacement was reported before the deletion began.
 pub(crate) async fn nothing_deleted_comes_back(store: Shared) {
-    for round in 0..ROUNDS {
+    for round in 0..3 * ROUNDS {
         let name = key(&format!("heads/{round}"));
         let version = store
-            .put_if_absent(&name, bytes(round, 500), NOW)
+            .put_if_absent(&name, bytes(round, LARGE), NOW)
             .await
             .unwrap();
         let replace = {
@@ -119,7 +122,12 @@ pub(crate) async fn nothing_deleted_comes_back(store: Shared) {
         };
         let delete = {
             let (store, name) = (Arc::clone(&store), name.clone());
-            tokio::spawn(async move { store.delete(&name, NOW).await })
+            let delay = Duration::from_millis(round % 12);
+            tokio::spawn(async move {
+                // Meets the replacement at another point each time.
+                tokio::time::sleep(delay).await;
+                store.delete(&name, NOW).await
+            })
         };
         let (replaced, deleted) = (replace.await.unwrap(), delete.await.unwrap());
         deleted.unwrap();
