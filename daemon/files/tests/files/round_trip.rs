@@ -311,6 +311,8 @@ fn a_receiver_that_goes_away_is_an_error_with_the_place() {
 fn owners_and_capabilities_come_back_for_root() {
     if !is_root() {
         // Nobody else may set them; that they are then reported is tested in `command`.
+        let mine = tempfile::NamedTempFile::new().unwrap();
+        assert!(std::os::unix::fs::chown(mine.path(), Some(0), None).is_err());
         return;
     }
     let place = tempdir().unwrap();
