@@ -240,14 +240,13 @@ pub(super) fn check_reach(
 
 /// Whether a dump by this crate can have a file of this name.
 fn is_known(name: &str) -> bool {
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 14] = [
         "inventory",
         "pstree",
         "files",
         "pipes-data",
         "fifo-data",
         "seccomp",
-        "timens-0",
         "cpuinfo",
         "sk-queues",
         "tty-info",
@@ -257,7 +256,7 @@ fn is_known(name: &str) -> bool {
         "filelocks",
         "apparmor",
     ];
-    const NUMBERED: [&str; 14] = [
+    const NUMBERED: [&str; 15] = [
         "core-",
         "fdinfo-",
         "fs-",
@@ -272,6 +271,7 @@ fn is_known(name: &str) -> bool {
         "ipcns-sem-",
         "tcp-stream-",
         "ghost-file-",
+        "timens-",
     ];
     let Some(name) = name.strip_suffix(".img") else {
         return false;

@@ -113,7 +113,9 @@ pub(super) fn ids(images: &ImageSet, pid: u32) -> Result<Option<Ids>, ImagesErro
 }
 
 pub(super) fn clocks(images: &ImageSet) -> Result<Clocks, ImagesError> {
-    let name = "timens-0.img";
+    // A tree that was restored before lives in a time namespace, whose number is in the name.
+    let found = images.names().find(|name| name.starts_with("timens-"));
+    let name = found.unwrap_or("timens-0.img");
     let mut reader = Reader::new(name, images.required(name)?, TIMENS_MAGIC)?;
     let entry = reader.required::<TimeNs>()?;
     let duration = |time: Timespec| match u32::try_from(time.nanoseconds) {

@@ -113,7 +113,7 @@ impl ImageSet {
     /// The tree's clocks at the dump.
     ///
     /// # Errors
-    /// `timens-0.img` is missing or malformed.
+    /// `timens-N.img` is missing or malformed.
     pub fn clocks(&self) -> Result<Clocks, ImagesError> {
         machine::clocks(self)
     }
