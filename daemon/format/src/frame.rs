@@ -46,6 +46,8 @@ pub struct StoredFrame {
 }
 
 /// A frame's payload that is what its manifest names, still encoded.
+///
+/// There is no other way to make one than [`StoredFrame::verify`].
 #[derive(Clone, Debug)]
 pub struct SealedFrame {
     payload: Bytes,
@@ -54,6 +56,12 @@ pub struct SealedFrame {
 }
 
 /// A frame's content, known to be what was captured.
+///
+/// There is no other way to make one than [`SealedFrame::decode`]:
+///
+/// ```compile_fail,E0451
+/// let forged = lifeboat_format::VerifiedFrame { content: bytes::Bytes::new() };
+/// ```
 #[derive(Clone, Debug)]
 pub struct VerifiedFrame {
     content: Bytes,
