@@ -17,6 +17,7 @@
 
 mod conditional;
 mod pace;
+mod turns;
 
 use std::{
     pin::Pin,
@@ -36,18 +37,11 @@ use crate::{
     Call, ErrorKind, Key, Meta, Object, Operation, Page, Prefix, Result, Store, StoreError, Version,
 };
 use pace::{Pace, Shape};
+use turns::Turns;
+pub use turns::{ATTEMPTS_MAX, PAUSE_FIRST, PAUSE_MAX};
 
 /// Time for an operation whose caller has no deadline.
 pub const BUDGET: Duration = Duration::from_secs(60);
-
-/// Most attempts of one operation, hedges not counted.
-pub const ATTEMPTS_MAX: u32 = 256;
-
-/// Longest pause after the first failure; it doubles with each further one.
-pub const PAUSE_FIRST: Duration = Duration::from_millis(25);
-
-/// Longest pause of all. Short, since a notice leaves 30 s.
-pub const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Size that an object of unknown size is taken for, when judging how long reading it may take.
 const UNKNOWN_SIZE: u64 = 16 << 20;
@@ -199,77 +193,6 @@ async fn race<T>(first: Attempt<'_, T>, second: Attempt<'_, T>) -> (Result<T>, b
         Either::Right((Err(error), other)) if error.is_transient() => (other.await, false),
         Either::Left((done, _)) => (done, false),
         Either::Right((done, _)) => (done, true),
-    }
-}
-
-/// The attempts of one operation.
-struct Turns {
-    shape: Shape,
-    call: Call,
-    began: Instant,
-    attempts: u32,
-    timeouts: u32,
-    last: Option<StoreError>,
-}
-
-impl Turns {
-    fn new(shape: Shape, call: Call) -> Self {
-        let call = if call.deadline.is_some() {
-            call
-        } else {
-            call.at_most(BUDGET)
-        };
-        Self {
-            shape,
-            call,
-            began: Instant::now(),
-            attempts: 0,
-            timeouts: 0,
-            last: None,
-        }
-    }
-
-    /// The next attempt's limit; none if there shall be no further one.
-    fn next(&mut self, pace: &Pace) -> Option<Call> {
-        let over = self.call.left().is_some_and(|left| left.is_zero());
-        if over || self.attempts >= ATTEMPTS_MAX {
-            return None;
-        }
-        self.attempts += 1;
-        Some(self.call.at_most(pace.timeout(self.shape, self.timeouts)))
-    }
-
-    /// The same, with half of what is left kept for reading back.
-    fn next_of_two(&mut self, pace: &Pace) -> Option<Call> {
-        let half = self.call.left().map(|left| left / 2);
-        let limit = self.next(pace)?;
-        Some(half.map_or(limit, |half| limit.at_most(half)))
-    }
-
-    /// A pause of random length, which leaves most of what is left to the next attempt.
-    fn pause(&self) -> Duration {
-        let doublings = self.attempts.saturating_sub(1).min(16);
-        let longest = PAUSE_FIRST.saturating_mul(1 << doublings).min(PAUSE_MAX);
-        let pause = longest.mul_f64(rand::random());
-        self.call.left().map_or(pause, |left| pause.min(left / 4))
-    }
-
-    fn give_up(self, subject: impl std::fmt::Display) -> StoreError {
-        let kind = match &self.last {
-            Some(last) if self.attempts >= ATTEMPTS_MAX => last.kind(),
-            _ => ErrorKind::Deadline,
-        };
-        let found = format!("given up after {:?}", self.began.elapsed());
-        let error = StoreError::new(kind, self.shape.operation, subject, found);
-        let error = error.after_attempts(self.attempts);
-        match self.last {
-            Some(last) => error.because(last),
-            None => error,
-        }
-    }
-
-    fn last_words(&self, error: StoreError) -> StoreError {
-        error.after_attempts(self.attempts)
     }
 }
 

@@ -11,27 +11,19 @@
 //!
 //! Credentials come from [`Settings::credentials`] or AWS's default chain (environment, profile,
 //! web identity, ECS, instance metadata). The instance metadata service is never asked through a
-//! proxy; the store itself is, if the environment names one.
+//! proxy; the store itself is, if the environment names one. A server with a certificate of a private
+//! authority is trusted if `SSL_CERT_FILE` names the authority's certificates.
 //!
 //! **Google Cloud Storage's S3 door silently ignores conditions on writes.** Use `gs://` there;
 //! [`crate::probe`] finds it out if somebody does not.
 
 mod fault;
+mod settings;
 
 use std::fmt;
 
 use async_trait::async_trait;
-use aws_sdk_s3::{
-    Client,
-    config::{
-        BehaviorVersion, Credentials, Region, RequestChecksumCalculation,
-        ResponseChecksumValidation, StalledStreamProtectionConfig, retry::RetryConfig,
-        timeout::TimeoutConfig,
-    },
-    operation::get_object::GetObjectOutput,
-    primitives::ByteStream,
-};
-use aws_smithy_http_client::Builder as HttpBuilder;
+use aws_sdk_s3::{Client, operation::get_object::GetObjectOutput, primitives::ByteStream};
 use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
 use bytes::Bytes;
 use futures::{Stream, stream};
@@ -39,55 +31,13 @@ use futures::{Stream, stream};
 use crate::{
     Call, Entry, ErrorKind, Key, LIST_PAGE_KEYS_MAX, Meta, Object, Operation, Page, Prefix, Result,
     Store, StoreError, Version,
-    http_fault::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, collect, lost},
+    http_fault::{collect, lost},
 };
 use fault::classify;
+pub use settings::{AccessKey, Settings};
 
 /// Pages of nothing but foreign names that one listing passes over.
 const FOREIGN_PAGES_MAX: u32 = 100;
-
-/// Where and how.
-#[derive(Clone)]
-pub struct Settings {
-    /// The bucket.
-    pub bucket: String,
-    /// Prefix of all keys in the bucket.
-    pub prefix: Prefix,
-    /// URL of a server that is not AWS.
-    pub endpoint: Option<String>,
-    /// Region; else the environment's, else `us-east-1` if there is an endpoint.
-    pub region: Option<String>,
-    /// Whether the bucket goes into the path and not the host name; else only with an endpoint.
-    pub path_style: Option<bool>,
-    /// Fixed credentials; else AWS's default chain.
-    pub credentials: Option<AccessKey>,
-}
-
-/// Credentials of S3. Not shown by `Debug`.
-#[derive(Clone)]
-pub struct AccessKey {
-    /// The key's id.
-    pub id: String,
-    /// The secret.
-    pub secret: String,
-}
-
-impl fmt::Debug for AccessKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AccessKey(hidden)")
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("bucket", &self.bucket)
-            .field("prefix", &self.prefix)
-            .field("endpoint", &self.endpoint)
-            .field("region", &self.region)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A bucket of S3, or a part of it.
 #[derive(Clone)]
@@ -110,49 +60,16 @@ impl S3 {
     /// A client for the settings. Asks nothing of the server; may ask the metadata service for the
     /// region.
     pub async fn open(settings: Settings) -> Self {
+        let client = settings.client().await;
         let Settings {
             bucket,
             prefix,
             endpoint,
-            region,
-            path_style,
-            credentials,
+            ..
         } = settings;
-        let custom = endpoint.is_some();
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-            .build();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .retry_config(RetryConfig::standard().with_max_attempts(1))
-            .timeout_config(timeouts);
-        if let Some(region) = region.or_else(|| custom.then(default_region)) {
-            loader = loader.region(Region::new(region));
-        }
-        loader = match credentials {
-            Some(AccessKey { id, secret }) => {
-                loader.credentials_provider(Credentials::new(id, secret, None, None, "settings"))
-            }
-            None => loader.credentials_provider(default_chain().await),
-        };
-        let checksums = if custom {
-            RequestChecksumCalculation::WhenRequired
-        } else {
-            RequestChecksumCalculation::WhenSupported
-        };
-        let mut config = aws_sdk_s3::config::Builder::from(&loader.load().await)
-            .request_checksum_calculation(checksums)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            // Silence is bounded here, and attempts as a whole by the retries around this store.
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .force_path_style(path_style.unwrap_or(custom));
-        if let Some(endpoint) = &endpoint {
-            config = config.endpoint_url(endpoint);
-        }
         let sign_payload = endpoint
             .as_ref()
             .is_some_and(|url| !url.starts_with("https:"));
-        let client = Client::from_conf(config.build());
         Self {
             client,
             bucket,
@@ -214,27 +131,6 @@ enum Condition<'a> {
     Always,
     Absent,
     Is(&'a Version),
-}
-
-/// What compatible servers expect who have no regions, unless the environment says otherwise.
-fn default_region() -> String {
-    let named = |name| std::env::var(name).ok().filter(|region| !region.is_empty());
-    named("AWS_REGION")
-        .or_else(|| named("AWS_DEFAULT_REGION"))
-        .unwrap_or("us-east-1".to_owned())
-}
-
-/// AWS's chain, with a metadata client that knows no proxies.
-async fn default_chain() -> aws_config::default_provider::credentials::DefaultCredentialsChain {
-    let direct = aws_config::provider_config::ProviderConfig::default()
-        .with_http_client(HttpBuilder::new().build_http());
-    let metadata = aws_config::imds::Client::builder()
-        .configure(&direct)
-        .build();
-    aws_config::default_provider::credentials::DefaultCredentialsChain::builder()
-        .imds_client(metadata)
-        .build()
-        .await
 }
 
 /// The stamp of an answer. Without one there is no compare-and-set.
