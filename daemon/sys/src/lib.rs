@@ -14,11 +14,15 @@
 //! | [`pidfd`] | processes that cannot be mistaken | 5.6 |
 //! | [`peer`] | who is at the other end of a socket | 5.3; without a race 6.5 |
 //! | [`spawn`] | descriptors, session, signals, terminal, namespaces of a child | any |
+//! | [`namespace`] | namespaces, numbers in them, process trees | 5.6 |
+//! | [`maps`] | mappings and their flags | any |
 //! | [`vm`] | memory of another process | any |
 //! | [`pagemap`] | which pages hold something, which were written | 6.7 |
 //! | [`tracer`] | stop a thread, have it do system calls, leave it as it was | 5.3 |
 //! | [`remote`] | take a userfaultfd out of another process | 5.11 |
 //! | [`uffd`] | page faults of another process, its write protection | 5.11; asynchronous 6.7 |
+//! | [`probe`] | what of all this works here | any |
+
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("lifeboat-sys supports 64-bit Linux only");
 
@@ -27,9 +31,12 @@ mod flags;
 mod ioctl;
 
 pub mod fdpass;
+pub mod maps;
+pub mod namespace;
 pub mod pagemap;
 pub mod peer;
 pub mod pidfd;
+pub mod probe;
 pub mod remote;
 pub mod spawn;
 pub mod tracer;

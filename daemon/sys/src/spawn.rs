@@ -74,6 +74,7 @@ pub struct ChildSetup {
     default_signals: bool,
     umask: Option<libc::mode_t>,
     close_others: bool,
+    subreaper: bool,
     controlling_terminal: Option<OwnedFd>,
     namespaces: Vec<EnteredNamespace>,
 }
@@ -162,7 +163,7 @@ impl ChildSetup {
 
     /// Enters namespaces, in the order given (setns(2)). A pid namespace entered this way is only
     /// that of the child's own children: to start the child itself in one, see
-    /// `namespace::with_children_in`.
+    /// [`crate::namespace::with_children_in`].
     pub fn enter(&mut self, namespace: EnteredNamespace) -> &mut Self {
         self.namespaces.push(namespace);
         self
@@ -173,6 +174,14 @@ impl ChildSetup {
     /// 5.11).
     pub fn close_others(&mut self) -> &mut Self {
         self.close_others = true;
+        self
+    }
+
+    /// Makes the child the parent of all its descendants whose own parents end
+    /// (`PR_SET_CHILD_SUBREAPER`, prctl(2), kernel 3.4; kept over exec): the tree below it stays
+    /// whole.
+    pub fn subreaper(&mut self) -> &mut Self {
+        self.subreaper = true;
         self
     }
 
@@ -199,6 +208,9 @@ impl ChildSetup {
         }
         if let Some(terminal) = &self.controlling_terminal {
             rustix::process::ioctl_tiocsctty(terminal)?;
+        }
+        if self.subreaper {
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         }
         for namespace in &self.namespaces {
             // SAFETY: setns(2) takes no pointers; the descriptor is owned, hence open.

@@ -7,9 +7,12 @@
 )]
 
 mod fdpass;
+mod maps;
+mod namespace;
 mod pagemap;
 mod peer;
 mod pidfd;
+mod probe;
 mod remote;
 mod rseq;
 mod spawn;
