@@ -1,6 +1,6 @@
 //! For tests: the first process of a PID namespace. Starts a command as a session leader with a
 //! high PID (if there is one on its command line), prints its PID on standard error, and reaps
-//! whatever ends, for ever.
+//! whatever ends, for ever. With `HOLD_ENDS` in the environment it ends with its command.
 
 use std::{env, fs, process::Command, thread, time::Duration};
 
@@ -26,6 +26,10 @@ fn main() {
         eprintln!("started {}", child.id());
     } else {
         eprintln!("empty");
+    }
+    if env::var_os("HOLD_ENDS").is_some() {
+        let _gone = waitpid(Pid::from_raw(-1), None);
+        return;
     }
     loop {
         if waitpid(Pid::from_raw(-1), None) == Err(Errno::ECHILD) {

@@ -69,7 +69,7 @@ pub(crate) struct Criu {
     child: Child,
     output: Arc<Mutex<Vec<u8>>>,
     /// nsenter opens them by number in `/proc`.
-    _namespaces: Namespaces,
+    namespaces: Namespaces,
 }
 
 /// How to start CRIU.
@@ -203,7 +203,7 @@ impl Invocation {
         Ok(Criu {
             child,
             output,
-            _namespaces: namespaces,
+            namespaces,
         })
     }
 }
@@ -249,6 +249,15 @@ impl Criu {
             Ok(status) => status.map(Some),
             Err(_) => Ok(None),
         }
+    }
+
+    /// The PID namespace that it runs in; `None`: the caller's own.
+    pub(crate) fn pid_namespace(&self) -> io::Result<Option<OwnedFd>> {
+        self.namespaces
+            .pid
+            .as_ref()
+            .map(OwnedFd::try_clone)
+            .transpose()
     }
 
     /// What it (or nsenter) said outside of its log.

@@ -10,13 +10,16 @@
 //! daemon is lost stays frozen until [`Pending::adopt`].
 
 use std::{
+    collections::BTreeSet,
     io,
+    os::unix::process::ExitStatusExt,
     process::ExitStatus,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use lifeboat_proto::units::PageRun;
+use rustix::process::Signal;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -24,7 +27,9 @@ use crate::{
     capture::{self, CaptureError},
     command::{self, Criu, EXIT_WITHIN, Invocation, StartError},
     filter::{self, FilterError},
+    gone,
     hook::{Hook, HookListener, Stage},
+    images::ImagesError,
     log, protocol,
     task::Task,
 };
@@ -77,6 +82,14 @@ pub enum DumpError {
         inner_pid: u32,
         /// Why.
         source: CaptureError,
+    },
+    /// The images do not even tell the processes.
+    #[error("dump of process {inner_pid} aborted: criu wrote images that cannot be read")]
+    Images {
+        /// The tree.
+        inner_pid: u32,
+        /// Why.
+        source: ImagesError,
     },
     /// The hidden pages could not be told.
     #[error("dump of process {inner_pid} aborted")]
@@ -168,6 +181,9 @@ struct Held {
     criu: Criu,
     inner_pid: u32,
     work_dir: WorkDir,
+    leave_running: bool,
+    /// PIDs of the tree, once it is described.
+    pids: BTreeSet<u32>,
 }
 
 impl Dump {
@@ -194,6 +210,7 @@ impl Dump {
                 source,
             })?;
             let (inner_pid, within) = (request.inner_pid, request.describe_within);
+            let leave_running = request.leave_running;
             let criu = invocation(bundle, &request, theirs)?.start(bundle, request.namespaces)?;
             let (asked_for_all, done) = oneshot::channel();
             Ok(Self {
@@ -201,6 +218,8 @@ impl Dump {
                     criu,
                     inner_pid,
                     work_dir: work_dir.clone(),
+                    leave_running,
+                    pids: BTreeSet::new(),
                 },
                 hooks,
                 capture: Task::spawn(capture::serve(streamer, sink, done)),
@@ -239,14 +258,18 @@ impl Dump {
             Ok((hook, images))
         };
         let cause = match tokio::time::timeout_at(deadline, described).await {
-            Ok(Ok((hook, images))) => {
-                return Ok(Described {
-                    held,
-                    hook,
-                    hooks,
-                    images,
-                });
-            }
+            Ok(Ok((hook, images))) => match images.tasks() {
+                Ok(tasks) => {
+                    held.pids = tasks.iter().map(|task| task.pid).collect();
+                    return Ok(Described {
+                        held,
+                        hook,
+                        hooks,
+                        images,
+                    });
+                }
+                Err(source) => Some(DumpError::Images { inner_pid, source }),
+            },
             Ok(Err(cause)) => cause,
             Err(_) => Some(DumpError::Late { inner_pid, within }),
         };
@@ -350,6 +373,24 @@ impl Held {
         }
     }
 
+    /// Whether the tree that was to be killed is.
+    async fn tree_is_gone(&self) -> bool {
+        if self.leave_running {
+            return false;
+        }
+        let (namespace, pids) = (self.criu.pid_namespace(), self.pids.clone());
+        let deadline = Instant::now() + EXIT_WITHIN;
+        let wait = move || gone::wait(namespace?, &pids, deadline);
+        match tokio::task::spawn_blocking(wait).await {
+            Ok(Ok(gone)) => gone,
+            Ok(Err(error)) => {
+                tracing::warn!(inner_pid = self.inner_pid, %error, "look for the killed tree");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Waits for CRIU's end after the verdict.
     async fn ended(&mut self, doing: &'static str) -> Result<ExitStatus, DumpError> {
         let ended = self.criu.ended_in_time().await.map_err(DumpError::Wait)?;
@@ -440,13 +481,13 @@ impl Committing {
             hook,
             hooks,
         } = self;
-        let told = hook.release().await;
-        if let Err(source) = told {
-            return Err(held.hook_error(source));
-        }
+        // A hook that cannot be told is dead, and CRIU with it will have resumed the tree.
+        let told = hook.release().await.is_ok();
         let status = held.ended("release").await?;
         drop(hooks);
-        if status.success() {
+        // Killed with the workload's PID namespace, if that has ended with the workload.
+        let killed = status.signal() == Some(Signal::KILL.as_raw());
+        if told && (status.success() || killed && held.tree_is_gone().await) {
             Ok(())
         } else {
             Err(DumpError::Unfinished {
@@ -458,16 +499,16 @@ impl Committing {
     /// The commit surely did not happen: resumes the tree and waits until CRIU is gone.
     ///
     /// # Errors
-    /// CRIU did not end in time, or could not be told.
+    /// CRIU did not end in time.
     pub async fn abort(self) -> Result<(), DumpError> {
         let Self {
             mut held,
             hook,
             hooks,
         } = self;
-        let told = hook.abort().await;
-        if let Err(source) = told {
-            return Err(held.hook_error(source));
+        // A hook that cannot be told is dead, which means the same.
+        if let Err(error) = hook.abort().await {
+            tracing::warn!(inner_pid = held.inner_pid, %error, "tell the hook to abort");
         }
         held.ended("abort").await?;
         drop(hooks);

@@ -20,6 +20,7 @@ pub mod capture;
 pub mod command;
 pub mod dump;
 pub mod filter;
+mod gone;
 mod hook;
 pub mod image_io;
 pub mod images;

@@ -13,14 +13,14 @@ use lifeboat_proto::units::PageRun;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_released_tree_goes_on_elsewhere_from_hidden_and_streamed_pages() {
-    let hold = counting(&["64"]);
+    let hold = counting(&["24"]);
     let before = hold.round();
     let run = Run::new(&hold, &[hold.root]);
     let described = run.described(run.request(&hold)).await;
     assert!(run.hider.was_told_of_the_freeze());
     assert!(hold.is_silent(), "held");
     let pages = run.hider.capture();
-    assert!(pages[&hold.root].len() > 64 * 256, "all of it is hidden");
+    assert!(pages[&hold.root].len() > 24 * 256, "all of it is hidden");
     assert!(run.images.total() < 4 << 20, "{} bytes", run.images.total());
     described
         .committing()
@@ -37,7 +37,7 @@ async fn a_released_tree_goes_on_elsewhere_from_hidden_and_streamed_pages() {
         hold.root
     );
     assert!(new.round() > before);
-    new.rounds(20);
+    new.rounds(10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,7 +168,7 @@ async fn a_tree_of_processes_threads_and_zombies_goes_on_whole() {
     let new = Hold::empty();
     restore(&new, hold.inodes(), &run.images, pages).await;
     assert!(new.round() > before);
-    new.rounds(20);
+    new.rounds(10);
     assert!(
         pids.iter().all(|pid| new.is_alive(*pid)),
         "none has found bad memory"
@@ -260,4 +260,55 @@ async fn established_connections_are_closed_elsewhere() {
     restore(&new, hold.inodes(), &run.images, pages).await;
     while new.line() != "tcp closed true" {}
     new.rounds(5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_ends_with_its_workload_takes_criu_with_it_and_that_is_no_failure() {
+    let program = common::example("counting");
+    let hold = Hold::run_with(
+        &[program.to_str().expect("text"), "8"],
+        &[("HOLD_ENDS", "1")],
+    );
+    hold.round();
+    let run = Run::new(&hold, &[hold.root]);
+    let described = run.described(run.request(&hold)).await;
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
+    assert!(!hold.is_alive(hold.root));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_moves_on_from_where_it_was_moved_to() {
+    let mut hold = counting(&["8", "threads"]);
+    let mut inodes = hold.inodes();
+    let mut round = hold.round();
+    for _ in 0..3 {
+        let root = common::FIRST_PID;
+        let run = Run::new(&hold, &[root]);
+        let mut request = run.request(&hold);
+        request.inner_pid = root;
+        let described = run.described(request).await;
+        let images = described.images();
+        assert!(images.clocks().expect("decoded").monotonic.as_nanos() > 0);
+        let pages = run.hider.capture();
+        described
+            .committing()
+            .await
+            .expect("the hook hears")
+            .release()
+            .await
+            .expect("killed");
+        let new = Hold::empty();
+        assert_eq!(restore(&new, inodes, &run.images, pages).await, root);
+        let later = new.round();
+        assert!(later > round);
+        new.rounds(3);
+        inodes = new.inodes();
+        (hold, round) = (new, later);
+    }
 }

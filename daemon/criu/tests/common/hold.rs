@@ -31,6 +31,11 @@ pub struct Hold {
 impl Hold {
     /// Starts a workload.
     pub fn run(command: &[&str]) -> Self {
+        Self::run_with(command, &[])
+    }
+
+    /// Starts a workload under a hold with more environment.
+    pub fn run_with(command: &[&str], environment: &[(&str, &str)]) -> Self {
         let (stdin_end, stdin) = std::io::pipe().expect("a pipe");
         let (stdout, stdout_end) = std::io::pipe().expect("a pipe");
         let mut unshare = Command::new("unshare")
@@ -44,6 +49,7 @@ impl Hold {
             ])
             .arg(super::example("hold"))
             .args(command)
+            .envs(environment.iter().copied())
             .stdin(stdin_end.try_clone().expect("dup"))
             .stdout(stdout_end.try_clone().expect("dup"))
             .stderr(Stdio::piped())

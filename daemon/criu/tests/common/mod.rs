@@ -258,3 +258,6 @@ pub async fn restore(
     );
     restored.root_pid
 }
+
+/// PID of a hold's command in its namespace.
+pub const FIRST_PID: u32 = 1001;

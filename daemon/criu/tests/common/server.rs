@@ -63,16 +63,12 @@ impl Server {
 
     fn serve(&self, pid: u32, uffd: OwnedFd) {
         let uffd = Uffd::from(uffd);
-        let empty = Pages::new();
-        let pages = self.pages.get(&pid).unwrap_or(&empty);
+        let mut pages = self.pages.get(&pid).cloned().unwrap_or_default();
         let mut buffer = EventBuffer::new();
-        let mut rest = pages.keys();
+        // Taken from the end: faults go there.
+        let mut queue: Vec<PageIndex> = pages.keys().rev().copied().collect();
         loop {
-            let pause = if rest.len() > 0 {
-                Duration::from_millis(1)
-            } else {
-                Duration::from_secs(1)
-            };
+            let pause = Duration::from_millis(if queue.is_empty() { 1000 } else { 0 });
             if wait::readable(&uffd, Instant::now() + pause).expect("poll") {
                 let Ok(events) = uffd.read_events(&mut buffer) else {
                     return;
@@ -81,39 +77,34 @@ impl Server {
                     match event {
                         Event::PageFault { addr, .. } => {
                             self.served.fetch_add(1, Ordering::SeqCst);
-                            if !install(&uffd, pages, addr.page()) {
-                                return;
-                            }
+                            queue.push(addr.page());
+                        }
+                        // From now on they are zeros, or nothing.
+                        Event::Remove { range } | Event::Unmap { range } => {
+                            pages.retain(|page, _| !range.contains(*page));
+                            queue.retain(|page| !range.contains(*page));
                         }
                         other => panic!("{pid}: unexpected {other:?}"),
                     }
                 }
-            } else if let Some(page) = rest.next()
-                && !install(&uffd, pages, *page)
-            {
-                return;
+            } else if let Some(page) = queue.pop() {
+                match install(&uffd, &pages, page) {
+                    Some(Obstacle::ProcessGone) => return,
+                    // An event is to be read first, or CRIU has not registered the mapping yet.
+                    Some(Obstacle::Again | Obstacle::NotMapped) => queue.push(page),
+                    Some(Obstacle::Exists) => uffd.wake(PageRun::new(page, 1)).expect("registered"),
+                    Some(Obstacle::NoSpace) => panic!("no memory"),
+                    None => {}
+                }
             }
         }
     }
 }
 
-/// `false`: the process is gone.
-fn install(uffd: &Uffd, pages: &Pages, page: PageIndex) -> bool {
-    loop {
-        let progress = match pages.get(&page) {
-            Some(bytes) => uffd.copy(page.addr(), bytes, Install::default()),
-            None => uffd.zero(PageRun::new(page, 1), Install::default()),
-        };
-        match progress.expect("whole pages").obstacle {
-            Some(Obstacle::ProcessGone) => return false,
-            // CRIU registers mappings after it has sent the descriptor.
-            Some(Obstacle::Again | Obstacle::NotMapped) => thread::yield_now(),
-            Some(Obstacle::Exists) => {
-                uffd.wake(PageRun::new(page, 1)).expect("registered");
-                return true;
-            }
-            Some(Obstacle::NoSpace) => panic!("no memory"),
-            None => return true,
-        }
-    }
+fn install(uffd: &Uffd, pages: &Pages, page: PageIndex) -> Option<Obstacle> {
+    let progress = match pages.get(&page) {
+        Some(bytes) => uffd.copy(page.addr(), bytes, Install::default()),
+        None => uffd.zero(PageRun::new(page, 1), Install::default()),
+    };
+    progress.expect("whole pages").obstacle
 }
