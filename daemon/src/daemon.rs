@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -27,6 +27,12 @@ use crate::{
 /// Where the sockets of CRIU are made: short, in memory, and visible in every workload's mount
 /// namespace on a plain machine.
 const RUNTIME_DIR: &str = "/run/lifeboat/work";
+
+/// Most logs of CRIU that are kept.
+const CRIU_LOGS_MAX: usize = 40;
+
+/// Most of one log that is kept, in bytes.
+const CRIU_LOG_BYTES_MAX: u64 = 4 << 20;
 
 /// Most outcomes of evacuations that are remembered for holds that come back.
 const OUTCOMES_MAX: usize = 4096;
@@ -184,6 +190,20 @@ impl Context {
         Ok(WorkDir::same(path))
     }
 
+    /// Keeps the log of a CRIU run below the state directory, at most [`CRIU_LOGS_MAX`] of them, and
+    /// removes its work directory.
+    pub fn put_away(&self, work_dir: &Path, name: &str) {
+        let logs = self.config.state_dir.join("criu-logs");
+        if let Err(error) = keep_log(work_dir, &logs, name) {
+            tracing::debug!(%error, "the log of a CRIU run is not kept");
+        }
+        if let Err(error) = std::fs::remove_dir_all(work_dir)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %work_dir.display(), %error, "cannot remove a work directory");
+        }
+    }
+
     /// Remembers the latest notice.
     pub fn note_notice(&self, notice: &watch::Notice) {
         let remaining = notice.deadline.remaining().unwrap_or_default();
@@ -272,6 +292,27 @@ pub fn bundle(config: &Config) -> Result<Bundle, BundleError> {
         &config.libexec.join("liblifeboat_preload.so"),
         &config.libexec.join("lifeboat-hook"),
     )
+}
+
+fn keep_log(work_dir: &Path, logs: &Path, name: &str) -> io::Result<()> {
+    std::fs::create_dir_all(logs)?;
+    for kind in ["dump", "restore"] {
+        let log = work_dir.join(format!("{kind}.log"));
+        let mut from = match std::fs::File::open(&log) {
+            Ok(file) => io::Read::take(file, CRIU_LOG_BYTES_MAX),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let to = logs.join(format!("{name}-{kind}.log"));
+        io::copy(&mut from, &mut std::fs::File::create(to)?)?;
+    }
+    let mut all: Vec<_> = std::fs::read_dir(logs)?.flatten().map(|entry| entry.path()).collect();
+    // Names begin with a time-ordered id.
+    all.sort_unstable();
+    for old in &all[..all.len().saturating_sub(CRIU_LOGS_MAX)] {
+        std::fs::remove_file(old)?;
+    }
+    Ok(())
 }
 
 fn seal(config: &Config) -> Result<Seal, StartError> {

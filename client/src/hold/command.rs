@@ -62,6 +62,8 @@ pub fn start(spec: &HoldSpec, ends: TheirEnds) -> Result<i32, StartError> {
         .session_leader()
         .default_signals()
         .close_others()
+        // Daemons that the command starts stay below it: what left the tree would not be saved.
+        .subreaper()
         .umask(spec.umask);
     let mut command = match ends.control {
         Some(control) => {

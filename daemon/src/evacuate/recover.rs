@@ -49,7 +49,7 @@ async fn settle(context: &Context, recorded: Recorded) {
         }
         tracing::warn!(workload = entry.workload, committed, "the outcome of the save is known");
     }
-    drop(std::fs::remove_dir_all(&entry.work_dir));
+    context.put_away(&entry.work_dir, &entry.checkpoint);
     recorded.done();
 }
 

@@ -198,7 +198,7 @@ impl Save<'_> {
             Err(error) => {
                 description.close();
                 let error = explain(error, pipeline).await;
-                prepared.journal.done();
+                self.put_away(prepared);
                 return Err(error);
             }
         };
@@ -213,8 +213,9 @@ impl Save<'_> {
                 Err(error)
             }
         };
-        prepared.journal.done();
-        outcome.map(|()| prepared.id)
+        let id = prepared.id;
+        self.put_away(prepared);
+        outcome.map(|()| id)
     }
 
     async fn prepare(&self, tree: &Tree) -> Result<Prepared, SaveError> {
@@ -233,6 +234,11 @@ impl Save<'_> {
         };
         let journal = self.context.journal.record(entry).map_err(SaveError::Journal)?;
         Ok(Prepared { id, right, namespaces, work_dir, journal })
+    }
+
+    fn put_away(&self, prepared: Prepared) {
+        self.context.put_away(&prepared.work_dir.here, &prepared.id.to_string());
+        prepared.journal.done();
     }
 
     fn options(&self, right: &Right) -> PipelineOptions {

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use lifeboat_blockers as blockers;
+use lifeboat_format::manifest::TcpPolicy;
 use lifeboat_proto::{
     id::WorkloadName,
     v1::{self, workload_service_server::WorkloadService},
@@ -16,7 +18,7 @@ use crate::{
     daemon::Context,
     deadline::Deadline,
     evacuate::{Mode, Save, report::SaveReport},
-    workload::{SharedWorkload, tree},
+    workload::{SharedWorkload, Workload, tree},
 };
 
 /// Most messages waiting for a caller.
@@ -172,10 +174,17 @@ impl WorkloadService for Workloads {
         let workload = self.find(&request.get_ref().name, &caller)?;
         let shown = view::workload(&self.context, &workload);
         let pid = shown.pid;
-        let processes = tree::processes(pid).unwrap_or_default();
+        let policy = policy(&workload);
+        let inspected = tokio::task::spawn_blocking(move || {
+            // A workload that has just ended has nothing that stands in its way.
+            let found = blockers::inspect(pid, &policy).unwrap_or_default();
+            (found, tree::processes(pid).unwrap_or_default())
+        });
+        let (found, processes) =
+            inspected.await.map_err(|_| Status::internal("the inspection panicked"))?;
         Ok(Response::new(v1::GetResponse {
             workload: Some(shown),
-            blockers: Vec::new(),
+            blockers: found.into_iter().map(blocker).collect(),
             processes: processes.into_iter().map(process).collect(),
         }))
     }
@@ -242,6 +251,28 @@ impl WorkloadService for Workloads {
         _request: Request<v1::DrillRequest>,
     ) -> Result<Response<Self::DrillStream>, Status> {
         Err(Status::unimplemented("this version cannot rehearse an eviction yet"))
+    }
+}
+
+fn policy(workload: &Workload) -> blockers::Policy {
+    blockers::Policy {
+        tcp: match workload.tcp {
+            TcpPolicy::Close => blockers::Tcp::Close,
+            TcpPolicy::Keep => blockers::Tcp::Keep,
+        },
+        held: workload.held,
+        preserve: workload.preserved(),
+        carried_pipes: workload.streams().iter().map(|pipe| pipe.inode).collect(),
+        ..blockers::Policy::default()
+    }
+}
+
+fn blocker(found: blockers::Blocker) -> v1::Blocker {
+    v1::Blocker {
+        kind: found.kind.as_str().to_owned(),
+        pid: found.pid,
+        detail: found.detail,
+        fatal: found.fatal,
     }
 }
 
