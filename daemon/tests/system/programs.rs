@@ -16,7 +16,11 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// A port that nobody listens on at the moment.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// Writes a source file into a folder and returns its path.
@@ -41,7 +45,10 @@ fn move_counter(store: &TestStore, argv: &[&str], line: impl Fn(usize, &str) -> 
     second.wait_for_more(2, SOON);
     lines.extend(second.lines());
     for (number, text) in lines.iter().enumerate() {
-        assert!(line(number, text), "line {number} is {text:?} in {lines:#?}");
+        assert!(
+            line(number, text),
+            "line {number} is {text:?} in {lines:#?}"
+        );
     }
     result
 }
@@ -51,23 +58,29 @@ fn a_shell_pipeline_loses_no_line_and_repeats_none() {
     let script = "i=0; while true; do echo line $i; i=$((i+1)); sleep 0.05; done \
                   | grep --line-buffered line | cat";
     let argv = ["sh", "-c", script];
-    move_counter(&TestStore::folder(), &argv, |number, text| text == format!("line {number}"));
+    move_counter(&TestStore::folder(), &argv, |number, text| {
+        text == format!("line {number}")
+    });
 }
 
 #[test]
 fn a_shell_pipeline_travels_through_the_real_server() {
     let script = "i=0; while true; do echo line $i; i=$((i+1)); sleep 0.05; done | cat";
     let argv = ["sh", "-c", script];
-    move_counter(&TestStore::s3(), &argv, |number, text| text == format!("line {number}"));
+    move_counter(&TestStore::s3(), &argv, |number, text| {
+        text == format!("line {number}")
+    });
 }
 
 #[test]
 fn python_multiprocessing_goes_on_in_step() {
     let folder = tempfile::tempdir().unwrap();
     let script = source(folder.path(), "mp.py", include_str!("programs/mp.py"));
-    move_counter(&TestStore::folder(), &["python3", &script], |number, text| {
-        text == format!("step {}", number + 1)
-    });
+    move_counter(
+        &TestStore::folder(),
+        &["python3", &script],
+        |number, text| text == format!("step {}", number + 1),
+    );
 }
 
 #[test]
@@ -84,7 +97,9 @@ fn a_static_binary_needs_nothing_but_itself() {
     let folder = tempfile::tempdir().unwrap();
     let code = source(folder.path(), "s.c", include_str!("programs/counter.c"));
     let program = folder.path().join("counter").display().to_string();
-    let built = Command::new("gcc").args(["-static", "-O1", "-o", &program, &code]).status();
+    let built = Command::new("gcc")
+        .args(["-static", "-O1", "-o", &program, &code])
+        .status();
     assert!(built.unwrap().success(), "gcc makes the test program");
     move_counter(&TestStore::folder(), &[&program], |number, text| {
         text == format!("count {number}")
@@ -94,8 +109,15 @@ fn a_static_binary_needs_nothing_but_itself() {
 #[test]
 fn the_clock_of_a_java_program_does_not_jump() {
     let folder = tempfile::tempdir().unwrap();
-    source(folder.path(), "Ticker.java", include_str!("programs/Ticker.java"));
-    let built = Command::new("javac").arg("Ticker.java").current_dir(folder.path()).status();
+    source(
+        folder.path(),
+        "Ticker.java",
+        include_str!("programs/Ticker.java"),
+    );
+    let built = Command::new("javac")
+        .arg("Ticker.java")
+        .current_dir(folder.path())
+        .status();
     assert!(built.unwrap().success(), "javac compiles the test program");
     let classes = folder.path().display().to_string();
     let argv = ["java", "-Xmx256m", "-cp", &classes, "Ticker"];
@@ -115,11 +137,18 @@ fn the_clock_of_a_java_program_does_not_jump() {
     lines.extend(second.wait_for_lines(10, SOON));
     let mut timer_before = 0;
     for (number, line) in lines.iter().enumerate() {
-        let words: Vec<u64> =
-            line.split(' ').filter_map(|word| word.parse().ok()).collect();
-        let [tick, gap_ms, timer, sum] = words[..] else { panic!("line {line:?}") };
+        let words: Vec<u64> = line
+            .split(' ')
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let [tick, gap_ms, timer, sum] = words[..] else {
+            panic!("line {line:?}")
+        };
         assert_eq!(tick, number as u64);
-        assert!(gap_ms < 5_000, "the clock has jumped by {gap_ms} ms: {lines:#?}");
+        assert!(
+            gap_ms < 5_000,
+            "the clock has jumped by {gap_ms} ms: {lines:#?}"
+        );
         assert!(timer >= timer_before, "the timer went back: {lines:#?}");
         timer_before = timer;
         assert_eq!(sum, 2016, "memory has changed: {lines:#?}");
@@ -136,13 +165,17 @@ impl Redis {
     fn connect(port: u16) -> Self {
         let stream = eventually("redis answers", SOON, || {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(60)))
+                .unwrap();
             stream.write_all(b"PING\r\n").ok()?;
             let mut line = String::new();
             BufReader::new(&stream).read_line(&mut line).ok()?;
             (line == "+PONG\r\n").then_some(stream)
         });
-        Self { reader: BufReader::new(stream) }
+        Self {
+            reader: BufReader::new(stream),
+        }
     }
 
     fn send(&mut self, command: &str) -> String {
@@ -158,13 +191,23 @@ impl Redis {
 fn redis_moves(store: &TestStore, mebibytes: u32) {
     let port = free_port();
     let text = port.to_string();
-    let argv =
-        ["redis-server", "--port", &text, "--save", "", "--enable-debug-command", "yes"];
+    let argv = [
+        "redis-server",
+        "--port",
+        &text,
+        "--save",
+        "",
+        "--enable-debug-command",
+        "yes",
+    ];
     let (a, b) = (Node::start("a", store), Node::start("b", store));
     let mut first = Hold::start(&a, "redis", &argv);
     let mut redis = Redis::connect(port);
     // Distinct values of 1 KiB, made by redis itself.
-    assert_eq!(redis.send(&format!("DEBUG POPULATE {} key 1024", mebibytes * 1024)), "+OK");
+    assert_eq!(
+        redis.send(&format!("DEBUG POPULATE {} key 1024", mebibytes * 1024)),
+        "+OK"
+    );
     let digest = redis.send("DEBUG DIGEST");
     assert!(digest.starts_with('+') && digest.len() == 41, "{digest}");
     let result = a.evacuate("redis");
@@ -198,7 +241,9 @@ fn postgres(program: &str) -> PathBuf {
         .filter(|path| path.exists())
         .collect();
     found.sort();
-    found.pop().unwrap_or_else(|| panic!("{program} is installed by deploy/setup.sh --tests"))
+    found
+        .pop()
+        .unwrap_or_else(|| panic!("{program} is installed by deploy/setup.sh --tests"))
 }
 
 struct Database {
@@ -212,7 +257,11 @@ impl Database {
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
         for path in [folder.path(), &data] {
-            let owned = Command::new("chown").arg("postgres").arg(path).status().unwrap();
+            let owned = Command::new("chown")
+                .arg("postgres")
+                .arg(path)
+                .status()
+                .unwrap();
             assert!(owned.success(), "user postgres comes with PostgreSQL");
         }
         let port = free_port().to_string();
@@ -225,7 +274,11 @@ impl Database {
             .current_dir("/")
             .output()
             .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         database
     }
 
@@ -240,7 +293,10 @@ impl Database {
             .arg("postgres")
             .output()
             .unwrap();
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// The books of pgbench balance: what the history says is what the accounts say.
@@ -249,7 +305,10 @@ impl Database {
                      (select coalesce(sum(delta), 0) from pgbench_history) and \
                      (select sum(tbalance) from pgbench_tellers) = \
                      (select sum(bbalance) from pgbench_branches)";
-        self.tool("psql", &["-qtAc", query]).as_deref().map(str::trim) == Some("t")
+        self.tool("psql", &["-qtAc", query])
+            .as_deref()
+            .map(str::trim)
+            == Some("t")
     }
 }
 
@@ -259,25 +318,51 @@ fn postgresql_keeps_its_books_and_its_shared_memory() {
     let store = TestStore::folder();
     let (a, b) = (Node::start("a", &store), Node::start("b", &store));
     let (program, data) = (postgres("postgres").display().to_string(), database.data());
-    let sockets = format!("unix_socket_directories={}", database.folder.path().display());
+    let sockets = format!(
+        "unix_socket_directories={}",
+        database.folder.path().display()
+    );
     let argv = [&*program, "-D", &data, "-p", &database.port, "-c", &sockets];
-    let options = HoldOptions { user: Some("postgres"), ..HoldOptions::default() };
+    let options = HoldOptions {
+        user: Some("postgres"),
+        ..HoldOptions::default()
+    };
     let mut first = Hold::start_with(&a, "pg", &options, &argv);
-    eventually("PostgreSQL answers", SOON, || database.tool("psql", &["-c", "select 1"]));
-    database.tool("pgbench", &["-i", "-q", "-s", "5"]).expect("pgbench makes its tables");
-    database.tool("pgbench", &["-c", "4", "-t", "100"]).expect("pgbench runs");
+    eventually("PostgreSQL answers", SOON, || {
+        database.tool("psql", &["-c", "select 1"])
+    });
+    database
+        .tool("pgbench", &["-i", "-q", "-s", "5"])
+        .expect("pgbench makes its tables");
+    database
+        .tool("pgbench", &["-c", "4", "-t", "100"])
+        .expect("pgbench runs");
     assert!(database.balances());
     a.evacuate("pg");
     assert_eq!(first.wait_for_end(SOON).0, 75, "{}", first.said());
     let second = Hold::start_with(&b, "pg", &options, &argv);
-    eventually("PostgreSQL answers again", SOON, || database.tool("psql", &["-c", "select 1"]));
+    eventually("PostgreSQL answers again", SOON, || {
+        database.tool("psql", &["-c", "select 1"])
+    });
     assert!(database.balances(), "{}", second.said());
-    database.tool("pgbench", &["-c", "4", "-t", "100"]).expect("pgbench runs on");
+    database
+        .tool("pgbench", &["-c", "4", "-t", "100"])
+        .expect("pgbench runs on");
     assert!(database.balances());
-    let checked = database.tool("psql", &["-qtAc", "create extension amcheck; \
+    let checked = database.tool(
+        "psql",
+        &[
+            "-qtAc",
+            "create extension amcheck; \
         select count(bt_index_check(c.oid, true)) from pg_class c join pg_am m on \
-        m.oid = c.relam where m.amname = 'btree' and c.relname like 'pgbench%'"]);
-    assert_eq!(checked.as_deref().map(str::trim), Some("3"), "the indices are sound");
+        m.oid = c.relam where m.amname = 'btree' and c.relname like 'pgbench%'",
+        ],
+    );
+    assert_eq!(
+        checked.as_deref().map(str::trim),
+        Some("3"),
+        "the indices are sound"
+    );
 }
 
 #[test]

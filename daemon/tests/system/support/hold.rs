@@ -104,11 +104,23 @@ impl Hold {
             None => Command::new(program("lifeboat")),
         };
         command.arg("--socket").arg(node.socket());
-        command.args(["run", "--workload", workload]).args(options.arguments).arg("--").args(argv);
+        command
+            .args(["run", "--workload", workload])
+            .args(options.arguments)
+            .arg("--")
+            .args(argv);
         command.current_dir("/");
-        let stdin = if options.stdin { Stdio::piped() } else { Stdio::null() };
-        let mut child =
-            command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdin = if options.stdin {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        let mut child = command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         Self {
             workload: workload.to_owned(),
             stdin: child.stdin.take(),
@@ -121,16 +133,18 @@ impl Hold {
     /// Waits for a line that `accept`s, and returns it.
     #[track_caller]
     pub(crate) fn wait_for_line(&self, limit: Duration, accept: impl Fn(&str) -> bool) -> String {
-        let found =
-            self.stdout.wait(limit, |lines| lines.iter().find(|line| accept(line)).cloned());
+        let found = self.stdout.wait(limit, |lines| {
+            lines.iter().find(|line| accept(line)).cloned()
+        });
         found.unwrap_or_else(|| self.fail("no such line"))
     }
 
     /// Waits until there are `count` lines, and returns them.
     #[track_caller]
     pub(crate) fn wait_for_lines(&self, count: usize, limit: Duration) -> Vec<String> {
-        let found =
-            self.stdout.wait(limit, |lines| (lines.len() >= count).then(|| lines.to_vec()));
+        let found = self.stdout.wait(limit, |lines| {
+            (lines.len() >= count).then(|| lines.to_vec())
+        });
         found.unwrap_or_else(|| self.fail(&format!("fewer than {count} lines")))
     }
 
@@ -152,7 +166,11 @@ impl Hold {
 
     /// Writes to its standard input.
     pub(crate) fn write(&mut self, text: &str) {
-        self.stdin.as_mut().expect("it was started with standard input").write_all(text.as_bytes()).unwrap();
+        self.stdin
+            .as_mut()
+            .expect("it was started with standard input")
+            .write_all(text.as_bytes())
+            .unwrap();
     }
 
     /// Sends a signal to it.
@@ -168,6 +186,17 @@ impl Hold {
         let status = eventually(&what, limit, || self.child.try_wait().unwrap());
         let lines = self.stdout.finish(Duration::from_secs(5));
         (status.code().unwrap_or(-1), lines)
+    }
+
+    /// Its status, if it has ended.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        let status = self.child.try_wait().unwrap()?;
+        Some(status.code().unwrap_or(-1))
+    }
+
+    /// PID of the front half.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     #[track_caller]

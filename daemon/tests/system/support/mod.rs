@@ -1,10 +1,12 @@
 //! Nodes, holds and stores for tests.
 
+mod build;
 mod hold;
 mod node;
 mod store;
 mod wait;
 
+pub(crate) use build::{c_program, check_count, counter};
 pub(crate) use hold::{Hold, HoldOptions};
 pub(crate) use node::Node;
 pub(crate) use store::TestStore;

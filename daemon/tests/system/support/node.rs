@@ -54,6 +54,20 @@ impl Node {
         node
     }
 
+    /// Starts a daemon that is killed at the place called `failpoint` (see
+    /// `lifeboatd::observe::failpoint`).
+    pub(crate) fn start_to_die_at(name: &str, store: &TestStore, failpoint: &str) -> Self {
+        let mut environment = store.environment().to_vec();
+        environment.push(("LIFEBOAT_ALLOW_FAULTS".to_owned(), "1".to_owned()));
+        environment.push(("LIFEBOAT_FAILPOINT".to_owned(), failpoint.to_owned()));
+        Self::start_with(name, store.url(), &environment, &[])
+    }
+
+    /// Starts the daemon again on the same state and store, without faults.
+    pub(crate) fn revive(&mut self, store: &TestStore) {
+        self.restart(store.url(), store.environment());
+    }
+
     /// Starts the daemon again with another environment, on the same state.
     pub(crate) fn restart(&mut self, url: &str, environment: &[(String, String)]) {
         self.kill();
@@ -69,7 +83,14 @@ impl Node {
             .open(self.folder.path().join("daemon.log"))
             .unwrap();
         let daemon = Command::new(program("lifeboatd"))
-            .args(["--store", &self.url, "--node", &self.name, "--log", "info,lifeboatd=debug"])
+            .args([
+                "--store",
+                &self.url,
+                "--node",
+                &self.name,
+                "--log",
+                "info,lifeboatd=debug",
+            ])
             .arg("--socket")
             .arg(self.socket())
             .arg("--state-dir")
@@ -84,7 +105,11 @@ impl Node {
         self.daemon = Some(daemon);
         eventually("the daemon answers", START_LIMIT, || {
             let ended = self.daemon.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.log());
+            assert!(
+                ended.is_none(),
+                "the daemon ended: {ended:?}\n{}",
+                self.log()
+            );
             self.run(&["status"]).status.success().then_some(())
         });
         open_to_all(&self.socket());
@@ -107,12 +132,16 @@ impl Node {
 
     /// Whether the daemon runs.
     pub(crate) fn is_running(&mut self) -> bool {
-        self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().unwrap().is_none())
+        self.daemon
+            .as_mut()
+            .is_some_and(|daemon| daemon.try_wait().unwrap().is_none())
     }
 
     /// Waits until the daemon has ended by itself.
     pub(crate) fn wait_for_death(&mut self, limit: Duration) {
-        eventually("the daemon dies", limit, || (!self.is_running()).then_some(()));
+        eventually("the daemon dies", limit, || {
+            (!self.is_running()).then_some(())
+        });
         self.daemon = None;
     }
 
@@ -166,12 +195,16 @@ impl Node {
     pub(crate) fn wait_for_state(&self, workload: &str, state: &str, limit: Duration) {
         let mut last = Value::Null;
         let end = std::time::Instant::now() + limit;
-        eventually(&format!("{workload} is {state}"), limit + Duration::from_secs(1), || {
-            last = self.listed(workload).unwrap_or_default();
-            let late = std::time::Instant::now() > end;
-            assert!(!late, "{workload} is not {state}: {last}\n{}", self.log());
-            (last["state"] == state).then_some(())
-        });
+        eventually(
+            &format!("{workload} is {state}"),
+            limit + Duration::from_secs(1),
+            || {
+                last = self.listed(workload).unwrap_or_default();
+                let late = std::time::Instant::now() > end;
+                assert!(!late, "{workload} is not {state}: {last}\n{}", self.log());
+                (last["state"] == state).then_some(())
+            },
+        );
     }
 
     /// Evacuates a workload and expects that to work.
@@ -186,12 +219,19 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
-            let pid = i32::try_from(daemon.id()).ok().and_then(rustix::process::Pid::from_raw);
+            let pid = i32::try_from(daemon.id())
+                .ok()
+                .and_then(rustix::process::Pid::from_raw);
             if let Some(pid) = pid {
-                drop(rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+                drop(rustix::process::kill_process(
+                    pid,
+                    rustix::process::Signal::TERM,
+                ));
             }
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                eventually("the daemon stops", STOP_LIMIT, || daemon.try_wait().unwrap())
+                eventually("the daemon stops", STOP_LIMIT, || {
+                    daemon.try_wait().unwrap()
+                })
             }));
             if ended.is_err() {
                 drop(daemon.kill());
@@ -208,7 +248,10 @@ impl Drop for Node {
 pub(super) fn program(name: &str) -> PathBuf {
     let folder = match std::env::var_os("LIFEBOAT_TEST_PREFIX") {
         Some(folder) => PathBuf::from(folder).join("bin"),
-        None => Path::new(env!("CARGO_BIN_EXE_lifeboatd")).parent().unwrap().to_owned(),
+        None => Path::new(env!("CARGO_BIN_EXE_lifeboatd"))
+            .parent()
+            .unwrap()
+            .to_owned(),
     };
     let path = folder.join(name);
     assert!(

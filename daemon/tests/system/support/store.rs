@@ -21,7 +21,11 @@ impl TestStore {
     pub(crate) fn folder() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("file://{}", folder.path().display());
-        Self { url, environment: Vec::new(), folder: Some(folder) }
+        Self {
+            url,
+            environment: Vec::new(),
+            folder: Some(folder),
+        }
     }
 
     /// A prefix of its own in the test bucket of the real S3 server.
@@ -30,19 +34,30 @@ impl TestStore {
         let variable = |name: &str| {
             let name = format!("LIFEBOAT_TEST_S3_{name}");
             std::env::var(&name).unwrap_or_else(|_| {
-                panic!("{name} is not set: run the tests by deploy/test.sh, which starts the server")
+                panic!(
+                    "{name} is not set: run the tests by deploy/test.sh, which starts the server"
+                )
             })
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let (endpoint, region) = (variable("ENDPOINT"), variable("REGION"));
-        make_bucket(&endpoint, &region, &variable("ACCESS_KEY"), &variable("SECRET_KEY"));
+        make_bucket(
+            &endpoint,
+            &region,
+            &variable("ACCESS_KEY"),
+            &variable("SECRET_KEY"),
+        );
         let prefix = format!("system-{}-{number}", std::process::id());
         let url = format!("s3://{BUCKET}/{prefix}?endpoint={endpoint}&region={region}");
         let environment = vec![
             ("AWS_ACCESS_KEY_ID".to_owned(), variable("ACCESS_KEY")),
             ("AWS_SECRET_ACCESS_KEY".to_owned(), variable("SECRET_KEY")),
         ];
-        Self { url, environment, folder: None }
+        Self {
+            url,
+            environment,
+            folder: None,
+        }
     }
 
     /// The same store behind the plan of faults `plan` (see `lifeboat_store::faulty`).
@@ -50,7 +65,10 @@ impl TestStore {
         let joint = if self.url.contains('?') { '&' } else { '?' };
         let mut environment = self.environment.clone();
         environment.push(("LIFEBOAT_ALLOW_FAULTS".to_owned(), "1".to_owned()));
-        (format!("faulty+{}{joint}plan={plan}", self.url), environment)
+        (
+            format!("faulty+{}{joint}plan={plan}", self.url),
+            environment,
+        )
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -63,7 +81,10 @@ impl TestStore {
 
     /// The folder of a store that is one.
     pub(crate) fn path(&self) -> &Path {
-        self.folder.as_ref().expect("only folders have a path").path()
+        self.folder
+            .as_ref()
+            .expect("only folders have a path")
+            .path()
     }
 
     /// All files of a folder store below `prefix`, sorted.
@@ -71,9 +92,15 @@ impl TestStore {
         let mut found = Vec::new();
         let mut folders = vec![self.path().join(prefix)];
         while let Some(folder) = folders.pop() {
-            let Ok(entries) = std::fs::read_dir(folder) else { continue };
+            let Ok(entries) = std::fs::read_dir(folder) else {
+                continue;
+            };
             for path in entries.flatten().map(|entry| entry.path()) {
-                if path.is_dir() { folders.push(path) } else { found.push(path) }
+                if path.is_dir() {
+                    folders.push(path)
+                } else {
+                    found.push(path)
+                }
             }
         }
         found.sort();
@@ -92,7 +119,10 @@ fn make_bucket(endpoint: &str, region: &str, access_key: &str, secret_key: &str)
         .force_path_style(true)
         .build();
     let client = aws_sdk_s3::Client::from_conf(config);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let made = runtime.block_on(client.create_bucket().bucket(BUCKET).send());
     if let Err(error) = made {
         let error = error.into_service_error();

@@ -10,7 +10,10 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// # Panics
 /// When it does not.
 #[track_caller]
-#[expect(clippy::disallowed_methods, reason = "looks at another process; there is no event to wait on")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "looks at another process; there is no event to wait on"
+)]
 pub(crate) fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {
