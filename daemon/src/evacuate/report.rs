@@ -64,8 +64,12 @@ impl SaveReport {
         }
         let last = Duration::from_micros(pipeline.figures().last_read_us.load(Ordering::Relaxed));
         self.last_read.get_or_init(|| pipeline.started() + last);
-        let pages: u64 =
-            found.spaces.iter().flat_map(|space| &space.present).map(|run| run.bytes()).sum();
+        let pages: u64 = found
+            .spaces
+            .iter()
+            .flat_map(|space| &space.present)
+            .map(|run| run.bytes())
+            .sum();
         let images: u64 = found.files.iter().map(|file| file.size_bytes).sum();
         self.memory_bytes.store(pages + images, Ordering::Relaxed);
     }
@@ -73,14 +77,23 @@ impl SaveReport {
     /// Notes that a stage has ended.
     pub(super) fn mark(&self, name: &'static str) {
         failpoint::reach(name);
-        let stage = Stage { name, ended_after: self.started.elapsed() };
-        self.stages.lock().unwrap_or_else(PoisonError::into_inner).push(stage);
+        let stage = Stage {
+            name,
+            ended_after: self.started.elapsed(),
+        };
+        self.stages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(stage);
     }
 
     /// The stages that have ended, in that order.
     #[must_use]
     pub fn stages(&self) -> Vec<Stage> {
-        self.stages.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.stages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// From the first process stopped to the last byte read.
@@ -99,19 +112,30 @@ impl SaveReport {
     /// When the workload was frozen, by this machine's clock; the time of the call before that.
     #[must_use]
     pub fn frozen_at(&self) -> SystemTime {
-        let after = self.frozen.get().map_or(Duration::ZERO, |at| at.duration_since(self.started));
-        self.started_at + after
+        self.started_at + self.frozen_after()
+    }
+
+    /// From the call to the freeze; zero before that.
+    #[must_use]
+    pub fn frozen_after(&self) -> Duration {
+        self.frozen
+            .get()
+            .map_or(Duration::ZERO, |at| at.duration_since(self.started))
     }
 
     /// Bytes read from the frozen workload.
     #[must_use]
     pub fn read_bytes(&self) -> u64 {
-        self.figures.get().map_or(0, |figures| figures.read_bytes.load(Ordering::Relaxed))
+        self.figures
+            .get()
+            .map_or(0, |figures| figures.read_bytes.load(Ordering::Relaxed))
     }
 
     /// Bytes uploaded.
     #[must_use]
     pub fn uploaded_bytes(&self) -> u64 {
-        self.figures.get().map_or(0, |figures| figures.uploaded_bytes.load(Ordering::Relaxed))
+        self.figures
+            .get()
+            .map_or(0, |figures| figures.uploaded_bytes.load(Ordering::Relaxed))
     }
 }

@@ -39,7 +39,11 @@ pub fn message(
         workload: workload.name.to_string(),
         checkpoint: result.as_ref().map(ToString::to_string).unwrap_or_default(),
         outcome: outcome.into(),
-        error: result.as_ref().err().map(|error| chain(error)).unwrap_or_default(),
+        error: result
+            .as_ref()
+            .err()
+            .map(|error| chain(error))
+            .unwrap_or_default(),
         freeze: report.freeze().and_then(view::duration),
         total: view::duration(committed_after(report)),
         memory_bytes: report.memory_bytes.load(Ordering::Relaxed),
@@ -58,10 +62,18 @@ pub fn log(
     report: &SaveReport,
     result: &Result<CheckpointId, SaveError>,
 ) {
+    let stages: Vec<String> = report
+        .stages()
+        .iter()
+        .map(|stage| format!("{}={}", stage.name, stage.ended_after.as_millis()))
+        .collect();
     tracing::info!(
         workload = %workload.name,
         ?mode,
         committed = result.is_ok(),
+        // Milliseconds from the call to the end of each stage, for timelines.
+        stages = stages.join(" "),
+        frozen_after_ms = report.frozen_after().as_millis(),
         checkpoint = result.as_ref().map(ToString::to_string).unwrap_or_default(),
         freeze_ms = report.freeze().map_or(0, |freeze| freeze.as_millis()),
         total_ms = report.elapsed().as_millis(),
@@ -97,7 +109,9 @@ pub fn count(
         metrics.save.observe(total.as_secs_f64());
         let micros = u64::try_from(total.as_micros()).unwrap_or(u64::MAX).max(1);
         let rate = report.uploaded_bytes().saturating_mul(1_000_000) / micros;
-        metrics.upload_rate.set(i64::try_from(rate).unwrap_or(i64::MAX));
+        metrics
+            .upload_rate
+            .set(i64::try_from(rate).unwrap_or(i64::MAX));
     }
 }
 
@@ -111,5 +125,8 @@ fn committed_after(report: &SaveReport) -> Duration {
 fn margin(deadline: Deadline) -> Option<prost_types::Duration> {
     let millis = deadline.margin_ms()?;
     let nanos = i32::try_from(millis % 1000).unwrap_or(0) * 1_000_000;
-    Some(prost_types::Duration { seconds: millis / 1000, nanos })
+    Some(prost_types::Duration {
+        seconds: millis / 1000,
+        nanos,
+    })
 }
