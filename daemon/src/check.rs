@@ -29,14 +29,27 @@ pub async fn main(config: Config, json: bool) -> anyhow::Result<ExitCode> {
         writeln!(out)?;
     } else {
         for one in &capabilities {
-            writeln!(out, "{:8} {:7} {:24} {}", word(one), one.area, one.name, one.found)?;
+            writeln!(
+                out,
+                "{:8} {:7} {:24} {}",
+                word(one),
+                one.area,
+                one.name,
+                one.found
+            )?;
             if !one.remedy.is_empty() {
                 writeln!(out, "{:42}→ {}", "", one.remedy)?;
             }
         }
     }
-    let missing = capabilities.iter().any(|one| one.state == CapabilityState::Missing as i32);
-    Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let missing = capabilities
+        .iter()
+        .any(|one| one.state == CapabilityState::Missing as i32);
+    Ok(if missing {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Everything that was found.
@@ -90,7 +103,13 @@ fn kernel() -> Vec<Capability> {
 fn criu(config: &Config) -> Capability {
     let remedy = "run deploy/setup.sh, or name the bundle with --criu-bundle";
     match bundle(config) {
-        Err(error) => capability("criu", "bundle", CapabilityState::Missing, chain(&error), remedy),
+        Err(error) => capability(
+            "criu",
+            "bundle",
+            CapabilityState::Missing,
+            chain(&error),
+            remedy,
+        ),
         Ok(bundle) => {
             let found = format!("{} at {}", bundle.version(), config.criu_bundle.display());
             capability("criu", "bundle", CapabilityState::Ok, found, "")
@@ -102,10 +121,22 @@ async fn store(config: &Config) -> Vec<Capability> {
     match lifeboat_store::open(&config.store, &lifeboat_store::Options::default()).await {
         Err(error) => {
             let remedy = "correct --store";
-            vec![capability("store", "open", CapabilityState::Missing, chain(&error), remedy)]
+            vec![capability(
+                "store",
+                "open",
+                CapabilityState::Missing,
+                chain(&error),
+                remedy,
+            )]
         }
         Ok(store) => {
-            vec![capability("store", "open", CapabilityState::Ok, store.describe(), "")]
+            vec![capability(
+                "store",
+                "open",
+                CapabilityState::Ok,
+                store.describe(),
+                "",
+            )]
         }
     }
 }
@@ -119,7 +150,11 @@ fn programs(config: &Config) -> Capability {
         let found = config.libexec.display().to_string();
         return capability("node", "programs", CapabilityState::Ok, found, "");
     }
-    let found = format!("{} missing in {}", missing.join(", "), config.libexec.display());
+    let found = format!(
+        "{} missing in {}",
+        missing.join(", "),
+        config.libexec.display()
+    );
     let remedy = "install them beside lifeboatd, or name their folder with --libexec";
     capability("node", "programs", CapabilityState::Missing, found, remedy)
 }

@@ -48,10 +48,20 @@ pub struct Settings {
     #[arg(long, global = true, env = "LIFEBOAT_NODE", value_name = "NAME")]
     pub node: Option<String>,
     /// Base URL of the cloud's metadata server.
-    #[arg(long, global = true, env = "LIFEBOAT_METADATA_ENDPOINT", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "LIFEBOAT_METADATA_ENDPOINT",
+        value_name = "URL"
+    )]
     pub metadata_endpoint: Option<String>,
     /// Address for /metrics, /healthz and /readyz [default: none].
-    #[arg(long, global = true, env = "LIFEBOAT_METRICS_LISTEN", value_name = "ADDR")]
+    #[arg(
+        long,
+        global = true,
+        env = "LIFEBOAT_METRICS_LISTEN",
+        value_name = "ADDR"
+    )]
     pub metrics_listen: Option<String>,
     /// Additional gRPC address; loopback only unless TLS is configured [default: none].
     #[arg(long, global = true, env = "LIFEBOAT_LISTEN", value_name = "ADDR")]
@@ -67,7 +77,12 @@ pub struct Settings {
     #[arg(long, global = true, env = "LIFEBOAT_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// Group that may use the socket.
-    #[arg(long, global = true, env = "LIFEBOAT_SOCKET_GROUP", value_name = "GROUP")]
+    #[arg(
+        long,
+        global = true,
+        env = "LIFEBOAT_SOCKET_GROUP",
+        value_name = "GROUP"
+    )]
     pub socket_group: Option<String>,
     /// Log filter, for example `info` or `lifeboatd=debug`.
     #[arg(long, global = true, env = "LIFEBOAT_LOG", value_name = "FILTER")]

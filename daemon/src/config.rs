@@ -203,7 +203,10 @@ impl Config {
                 .store
                 .or(file.store)
                 .unwrap_or_else(|| format!("file://{}", state_dir.join("store").display())),
-            socket: absolute(settings.socket.or(file.socket), "/run/lifeboat/lifeboatd.sock"),
+            socket: absolute(
+                settings.socket.or(file.socket),
+                "/run/lifeboat/lifeboatd.sock",
+            ),
             socket_group: settings.socket_group.or(file.socket_group),
             node: settings.node.or(file.node).unwrap_or_else(host_name),
             metadata_endpoint: settings.metadata_endpoint.or(file.metadata_endpoint),
@@ -222,7 +225,10 @@ impl Config {
                 None => own_folder(),
             },
             key_file: settings.key_file.or(file.key_file),
-            log: settings.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log: settings
+                .log
+                .or(file.log)
+                .unwrap_or_else(|| "info".to_owned()),
             log_json: settings.log_json || file.log_json.unwrap_or(false),
             save: file.save,
             lease: file.lease.unwrap_or(Duration::from_secs(30)),
@@ -236,16 +242,28 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let refuse = |name, value: String, reason: &str| {
-            Err(ConfigError::Value { name, value, reason: reason.to_owned() })
+            Err(ConfigError::Value {
+                name,
+                value,
+                reason: reason.to_owned(),
+            })
         };
         if let Some(listen) = self.listen
             && !listen.ip().is_loopback()
             && self.tls.is_none()
         {
-            return refuse("listen", listen.to_string(), "other than loopback needs [tls]");
+            return refuse(
+                "listen",
+                listen.to_string(),
+                "other than loopback needs [tls]",
+            );
         }
         if self.save.threads == 0 || self.save.uploads == 0 {
-            return refuse("save", format!("{:?}", self.save), "threads and uploads begin at 1");
+            return refuse(
+                "save",
+                format!("{:?}", self.save),
+                "threads and uploads begin at 1",
+            );
         }
         if self.node.is_empty() || self.node.len() > 253 {
             return refuse("node", self.node.clone(), "use 1 to 253 characters");
@@ -262,10 +280,17 @@ fn read_file(named: Option<&Path>) -> Result<File, ConfigError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        Err(source) => {
+            return Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
     };
-    toml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+    toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 fn absolute(path: Option<PathBuf>, default: &str) -> PathBuf {
@@ -276,17 +301,22 @@ fn absolute(path: Option<PathBuf>, default: &str) -> PathBuf {
 fn address(name: &'static str, value: Option<String>) -> Result<Option<SocketAddr>, ConfigError> {
     value
         .map(|value| {
-            value.parse().map_err(|error: std::net::AddrParseError| ConfigError::Value {
-                name,
-                value,
-                reason: format!("{error}; write for example 127.0.0.1:9090"),
-            })
+            value
+                .parse()
+                .map_err(|error: std::net::AddrParseError| ConfigError::Value {
+                    name,
+                    value,
+                    reason: format!("{error}; write for example 127.0.0.1:9090"),
+                })
         })
         .transpose()
 }
 
 fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn own_folder() -> PathBuf {
@@ -304,12 +334,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         fs::write(&path, toml).unwrap();
-        Config::load(Settings { config: Some(path), ..settings })
+        Config::load(Settings {
+            config: Some(path),
+            ..settings
+        })
     }
 
     #[test]
     fn flags_win_over_the_file() {
-        let settings = Settings { node: Some("flag".into()), ..Settings::default() };
+        let settings = Settings {
+            node: Some("flag".into()),
+            ..Settings::default()
+        };
         let config = load("node = 'file'\nlease = '9s'", settings).unwrap();
         assert_eq!(config.node, "flag");
         assert_eq!(config.lease, Duration::from_secs(9));
@@ -323,7 +359,13 @@ mod tests {
 
     #[test]
     fn listening_to_everybody_needs_tls() {
-        let settings = Settings { listen: Some("0.0.0.0:1".into()), ..Settings::default() };
-        assert!(matches!(load("", settings), Err(ConfigError::Value { name: "listen", .. })));
+        let settings = Settings {
+            listen: Some("0.0.0.0:1".into()),
+            ..Settings::default()
+        };
+        assert!(matches!(
+            load("", settings),
+            Err(ConfigError::Value { name: "listen", .. })
+        ));
     }
 }

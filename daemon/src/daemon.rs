@@ -138,7 +138,10 @@ impl Outcomes {
     #[must_use]
     pub fn get(&self, instance: &str) -> Option<String> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().rev().find(|(one, _)| one == instance).map(|(_, checkpoint)| checkpoint.clone())
+        all.iter()
+            .rev()
+            .find(|(one, _)| one == instance)
+            .map(|(_, checkpoint)| checkpoint.clone())
     }
 }
 
@@ -153,14 +156,20 @@ impl Context {
             source,
         })?;
         let seal = Arc::new(seal(&config)?);
-        let criu = bundle(&config)
-            .map_err(|source| StartError::Criu { path: config.criu_bundle.clone(), source })?;
+        let criu = bundle(&config).map_err(|source| StartError::Criu {
+            path: config.criu_bundle.clone(),
+            source,
+        })?;
         let store = lifeboat_store::open(&config.store, &lifeboat_store::Options::default())
             .await
             .map_err(StartError::Store)?;
         let platform = platform::of_this_machine(&config.node, &criu);
-        let heads =
-            Heads::new(Arc::clone(&store), Arc::clone(&seal), config.node.clone(), config.lease);
+        let heads = Heads::new(
+            Arc::clone(&store),
+            Arc::clone(&seal),
+            config.node.clone(),
+            config.lease,
+        );
         let journal = Journal::open(&config.state_dir).map_err(StartError::Journal)?;
         Ok(Arc::new(Self {
             store,
@@ -186,7 +195,10 @@ impl Context {
         use std::os::unix::fs::DirBuilderExt as _;
         let name = format!("{:08x}", rand::random::<u32>());
         let path = PathBuf::from(RUNTIME_DIR).join(name);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)?;
         Ok(WorkDir::same(path))
     }
 
@@ -222,7 +234,10 @@ impl Context {
     /// The latest notice, if there was one.
     #[must_use]
     pub fn notice(&self) -> Option<v1::Notice> {
-        self.notice.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.notice
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// What keeps a checkpoint of another machine from being restored on this one.
@@ -270,9 +285,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         tracing::error!("cannot listen for signals; only SIGKILL stops this daemon");
         return std::future::pending().await;
     };
@@ -306,7 +322,10 @@ fn keep_log(work_dir: &Path, logs: &Path, name: &str) -> io::Result<()> {
         let to = logs.join(format!("{name}-{kind}.log"));
         io::copy(&mut from, &mut std::fs::File::create(to)?)?;
     }
-    let mut all: Vec<_> = std::fs::read_dir(logs)?.flatten().map(|entry| entry.path()).collect();
+    let mut all: Vec<_> = std::fs::read_dir(logs)?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     // Names begin with a time-ordered id.
     all.sort_unstable();
     for old in &all[..all.len().saturating_sub(CRIU_LOGS_MAX)] {
@@ -316,8 +335,13 @@ fn keep_log(work_dir: &Path, logs: &Path, name: &str) -> io::Result<()> {
 }
 
 fn seal(config: &Config) -> Result<Seal, StartError> {
-    let Some(path) = &config.key_file else { return Ok(Seal::plain()) };
-    let fail = |reason: String| StartError::Key { path: path.clone(), reason };
+    let Some(path) = &config.key_file else {
+        return Ok(Seal::plain());
+    };
+    let fail = |reason: String| StartError::Key {
+        path: path.clone(),
+        reason,
+    };
     let secret = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
     let key = StoreKey::from_secret(&secret).map_err(|error| fail(error.to_string()))?;
     Ok(Seal::keyed(&key))

@@ -26,7 +26,8 @@ impl Deadline {
     /// Time left; zero when it has passed; `None` without a deadline.
     #[must_use]
     pub fn remaining(self) -> Option<Duration> {
-        self.0.map(|at| at.saturating_duration_since(Instant::now()))
+        self.0
+            .map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Whether it has passed.

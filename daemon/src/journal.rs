@@ -94,7 +94,9 @@ impl Journal {
     /// The entries that a predecessor left. An entry that cannot be read is reported and set aside.
     #[must_use]
     pub fn left_over(&self) -> Vec<Recorded> {
-        let Ok(files) = fs::read_dir(&self.folder) else { return Vec::new() };
+        let Ok(files) = fs::read_dir(&self.folder) else {
+            return Vec::new();
+        };
         let mut found = Vec::new();
         for path in files.flatten().map(|file| file.path()) {
             if path.extension().is_none_or(|extension| extension != "json") {
@@ -136,9 +138,17 @@ impl Recorded {
     }
 
     fn write(&self) -> Result<(), JournalError> {
-        let fail = |what| move |source| JournalError::System { what, path: self.path.clone(), source };
+        let fail = |what| {
+            move |source| JournalError::System {
+                what,
+                path: self.path.clone(),
+                source,
+            }
+        };
         let temporary = self.path.with_extension("new");
-        let text = serde_json::to_vec(&self.entry).map_err(io::Error::from).map_err(fail("write"))?;
+        let text = serde_json::to_vec(&self.entry)
+            .map_err(io::Error::from)
+            .map_err(fail("write"))?;
         let file = fs::File::create(&temporary).map_err(fail("write"))?;
         io::Write::write_all(&mut &file, &text).map_err(fail("write"))?;
         file.sync_all().map_err(fail("sync"))?;
@@ -178,7 +188,13 @@ mod tests {
         recorded.committing().unwrap();
         let left = Journal::open(folder.path()).unwrap().left_over();
         assert_eq!(left.len(), 1);
-        assert_eq!(left[0].entry(), &Entry { committing: true, ..entry() });
+        assert_eq!(
+            left[0].entry(),
+            &Entry {
+                committing: true,
+                ..entry()
+            }
+        );
         recorded.done();
         assert!(journal.left_over().is_empty());
     }

@@ -15,7 +15,14 @@ pub fn of_this_machine(node: &str, criu: &Bundle) -> Platform {
         cpu_features,
         node,
     } = lifeboat_blockers::local_platform(&criu.version().to_string(), node);
-    Platform { architecture, criu_version, kernel_release, page_size, cpu_features, node }
+    Platform {
+        architecture,
+        criu_version,
+        kernel_release,
+        page_size,
+        cpu_features,
+        node,
+    }
 }
 
 /// What keeps a checkpoint made on `stored` from running on `here`, each with what to do.

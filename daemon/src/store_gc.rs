@@ -13,7 +13,10 @@ use lifeboat_format::keys::ObjectKey;
 use lifeboat_proto::id::PackId;
 use lifeboat_store::{Call, Entry, Prefix};
 
-use crate::{daemon::Context, restore::{RestoreError, open::read_any_manifest}};
+use crate::{
+    daemon::Context,
+    restore::{RestoreError, open::read_any_manifest},
+};
 
 /// Youngest pack that can be garbage. Longer than any save.
 pub const PACK_AGE_MIN: Duration = Duration::from_secs(24 * 3600);
@@ -54,13 +57,19 @@ pub async fn collect(context: &Context, dry_run: bool) -> Result<(u64, u64), GcE
     let (mut objects, mut bytes) = (0, 0);
     for entry in packs {
         let key = entry.key.to_string();
-        let Ok(ObjectKey::Pack(id)) = key.parse() else { continue };
+        let Ok(ObjectKey::Pack(id)) = key.parse() else {
+            continue;
+        };
         if live.contains(&id) || entry.modified > oldest {
             continue;
         }
         if !dry_run {
             let call = Call::within(CALL_TIMEOUT);
-            context.store.delete(&entry.key, call).await.map_err(GcError::Store)?;
+            context
+                .store
+                .delete(&entry.key, call)
+                .await
+                .map_err(GcError::Store)?;
         }
         objects += 1;
         bytes += entry.size;
@@ -73,8 +82,11 @@ async fn list(context: &Context, prefix: &str) -> Result<Vec<Entry>, GcError> {
     let (mut all, mut after) = (Vec::new(), None);
     loop {
         let call = Call::within(CALL_TIMEOUT);
-        let page =
-            context.store.list(&prefix, after.as_ref(), call).await.map_err(GcError::Store)?;
+        let page = context
+            .store
+            .list(&prefix, after.as_ref(), call)
+            .await
+            .map_err(GcError::Store)?;
         all.extend(page.entries);
         match page.next {
             Some(next) => after = Some(next),

@@ -34,7 +34,9 @@ pub enum Decision {
 #[must_use]
 pub fn decide(wish: &Wish, present: Option<&Head>) -> Decision {
     let start = |reason| Decision::Start { reason };
-    let Some(head) = present else { return start("the workload is new") };
+    let Some(head) = present else {
+        return start("the workload is new");
+    };
     if wish.fresh {
         return start("a fresh start was asked for");
     }

@@ -149,7 +149,12 @@ impl Heads {
     /// Heads in `store`, written in the name of `node`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, seal: Arc<Seal>, node: String, lease: Duration) -> Self {
-        Self { store, seal, node, lease }
+        Self {
+            store,
+            seal,
+            node,
+            lease,
+        }
     }
 
     /// The head of a workload, if it has one.
@@ -161,12 +166,23 @@ impl Heads {
         let call = Call::within(HEAD_TIMEOUT);
         match self.store.get(&key, HEAD_BYTES_MAX, call).await {
             Ok(object) => {
-                let head = Head::decode(&object.bytes, name, &self.seal)
-                    .map_err(|source| ClaimError::Damaged { name: name.clone(), source })?;
-                Ok(Some(Right { head, version: object.version }))
+                let head = Head::decode(&object.bytes, name, &self.seal).map_err(|source| {
+                    ClaimError::Damaged {
+                        name: name.clone(),
+                        source,
+                    }
+                })?;
+                Ok(Some(Right {
+                    head,
+                    version: object.version,
+                }))
             }
             Err(error) if error.is_not_found() => Ok(None),
-            Err(source) => Err(ClaimError::Store { what: "read", name: name.clone(), source }),
+            Err(source) => Err(ClaimError::Store {
+                what: "read",
+                name: name.clone(),
+                source,
+            }),
         }
     }
 
@@ -192,8 +208,16 @@ impl Heads {
                 tokio::time::sleep(wait::POLL_INTERVAL).await;
             };
             let decision = decide(wish, present.as_ref().map(|right| &right.head));
-            let head = self.claimed(name, wish, present.as_ref().map(|right| &right.head), &decision);
-            match self.write(name, present.as_ref().map(|right| &right.version), head).await {
+            let head = self.claimed(
+                name,
+                wish,
+                present.as_ref().map(|right| &right.head),
+                &decision,
+            );
+            match self
+                .write(name, present.as_ref().map(|right| &right.version), head)
+                .await
+            {
                 Ok(right) => return Ok((right, decision)),
                 Err(ClaimError::Lost { .. }) => {}
                 Err(error) => return Err(error),
@@ -215,7 +239,11 @@ impl Heads {
             epoch: Epoch(present.map_or(0, |head| head.epoch.0) + 1),
             owner: wish.owner.clone(),
             node: self.node.clone(),
-            state: if restore { HeadState::Restoring } else { HeadState::Running },
+            state: if restore {
+                HeadState::Restoring
+            } else {
+                HeadState::Running
+            },
             latest: present.filter(|_| restore).and_then(|head| head.latest),
             nonce: rand::random(),
             lease_ms: self.lease_ms(),
@@ -313,7 +341,10 @@ impl Heads {
         let key = key(name)?;
         let body = head
             .encode(&self.seal)
-            .map_err(|source| ClaimError::Damaged { name: name.clone(), source })?;
+            .map_err(|source| ClaimError::Damaged {
+                name: name.clone(),
+                source,
+            })?;
         let call = Call::within(HEAD_TIMEOUT);
         let result = match version {
             Some(version) => self.store.put_if_match(&key, body, version, call).await,
@@ -330,10 +361,15 @@ impl Heads {
                         present => Err(lost(name, present.as_ref().map(|right| &right.head))),
                     }
                 }
-                ErrorKind::Unknown | ErrorKind::Deadline => {
-                    Err(ClaimError::Unknown { name: name.clone(), source: error })
-                }
-                _ => Err(ClaimError::Store { what: "write", name: name.clone(), source: error }),
+                ErrorKind::Unknown | ErrorKind::Deadline => Err(ClaimError::Unknown {
+                    name: name.clone(),
+                    source: error,
+                }),
+                _ => Err(ClaimError::Store {
+                    what: "write",
+                    name: name.clone(),
+                    source: error,
+                }),
             },
         }
     }
@@ -348,8 +384,10 @@ fn lost(name: &WorkloadName, present: Option<&Head>) -> ClaimError {
 }
 
 fn key(name: &WorkloadName) -> Result<Key, ClaimError> {
-    keys::head(name).parse().map_err(|error: lifeboat_store::KeyError| ClaimError::Unplaced {
-        name: name.clone(),
-        reason: error.to_string(),
-    })
+    keys::head(name)
+        .parse()
+        .map_err(|error: lifeboat_store::KeyError| ClaimError::Unplaced {
+            name: name.clone(),
+            reason: error.to_string(),
+        })
 }

@@ -40,9 +40,14 @@ pub(super) fn verdict<'a>(
     present: Option<&'a Right>,
     silence: &mut Silence,
 ) -> Result<Verdict<'a>, ClaimError> {
-    let Some(Right { head, .. }) = present else { return Ok(Verdict::Go) };
+    let Some(Right { head, .. }) = present else {
+        return Ok(Verdict::Go);
+    };
     if wish.uid != 0 && wish.uid != head.uid {
-        return Err(ClaimError::Foreign { name: name.clone(), owner: head.uid });
+        return Err(ClaimError::Foreign {
+            name: name.clone(),
+            owner: head.uid,
+        });
     }
     let let_go = matches!(head.state, HeadState::Evacuated | HeadState::Finished);
     if let_go || head.owner == wish.owner || wish.take_over {

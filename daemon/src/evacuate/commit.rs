@@ -8,8 +8,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lifeboat_format::{
-    FormatError, HeadState, LatestManifest, Manifest, PageRuns, keys,
+    FormatError, HeadState, LatestManifest, Manifest, PageRuns,
     error::Problem,
+    keys,
     manifest::{AddressSpace, FileArchive, ImageFile, WorkloadSpec},
 };
 use lifeboat_proto::id::CheckpointId;
@@ -98,10 +99,16 @@ impl Parts<'_> {
             let pid = space.inner_pid;
             let mut runs = PageRuns::default();
             for run in uploaded.spaces.remove(&index).unwrap_or_default() {
-                runs.push(run).map_err(|problem| CommitError::Index { pid, problem })?;
+                runs.push(run)
+                    .map_err(|problem| CommitError::Index { pid, problem })?;
             }
             let captured = space.captured.clone();
-            address_spaces.push(AddressSpace { pid, runs, hot: Vec::new(), captured });
+            address_spaces.push(AddressSpace {
+                pid,
+                runs,
+                hot: Vec::new(),
+                captured,
+            });
         }
         let image_files = captured.found.files.iter().map(|file| ImageFile {
             name: file.name.clone(),
@@ -156,13 +163,25 @@ pub async fn write(
     manifest: &Manifest,
     call: Call,
 ) -> Result<Written, CommitError> {
-    let (body, digest) = manifest.encode(&context.seal).map_err(CommitError::Format)?;
+    let (body, digest) = manifest
+        .encode(&context.seal)
+        .map_err(CommitError::Format)?;
     let key = keys::checkpoint(&manifest.workload, manifest.epoch, manifest.checkpoint);
     let key: Key = key
         .parse()
-        .map_err(|error: lifeboat_store::KeyError| CommitError::Key { reason: error.to_string() })?;
-    context.store.put_if_absent(&key, body, call).await.map_err(CommitError::Store)?;
-    Ok(Written(LatestManifest { checkpoint: manifest.checkpoint, epoch: manifest.epoch, digest }))
+        .map_err(|error: lifeboat_store::KeyError| CommitError::Key {
+            reason: error.to_string(),
+        })?;
+    context
+        .store
+        .put_if_absent(&key, body, call)
+        .await
+        .map_err(CommitError::Store)?;
+    Ok(Written(LatestManifest {
+        checkpoint: manifest.checkpoint,
+        epoch: manifest.epoch,
+        digest,
+    }))
 }
 
 /// Commits a checkpoint of a workload that runs on.
@@ -199,7 +218,11 @@ async fn change(
 ) -> Result<(), CommitError> {
     let mut right = workload.right.lock().await;
     let right = right.as_mut().ok_or(CommitError::NoRight)?;
-    match context.heads.change(&workload.name, right, state, Some(written.0)).await {
+    match context
+        .heads
+        .change(&workload.name, right, state, Some(written.0))
+        .await
+    {
         Ok(()) => {
             failpoint::reach("head-written");
             Ok(())
@@ -220,7 +243,11 @@ async fn settle(
 ) -> Result<(), CommitError> {
     let name = &workload.name;
     loop {
-        match context.heads.settle(name, right, written.0.checkpoint).await {
+        match context
+            .heads
+            .settle(name, right, written.0.checkpoint)
+            .await
+        {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(CommitError::NotCommitted),
             Err(error) if error.is_lost() => return Err(CommitError::Head(error)),
@@ -255,7 +282,10 @@ pub fn stored_streams(
                 "terminal-control" => Stream::TerminalControl,
                 _ => return None,
             };
-            Some(StreamPipe { stream, inode: pipe.inode })
+            Some(StreamPipe {
+                stream,
+                inode: pipe.inode,
+            })
         })
         .collect()
 }

@@ -124,7 +124,12 @@ impl Description {
         while let Some(fed) = feeders.join_next().await {
             fed.map_err(|_| CaptureError::Closed)??;
         }
-        drop(self.intake.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.intake
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         let mut state = self.state();
         Ok(Found {
             frozen_at: self.frozen_at.get().copied(),
@@ -136,7 +141,12 @@ impl Description {
     /// Closes the intake after a failure: the pipeline can end.
     pub fn close(&self) {
         self.state().feeders.abort_all();
-        drop(self.intake.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.intake
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
     }
 
     fn find(&self, inner_pid: u32) -> Result<Vec<PageRun>, CaptureError> {
@@ -145,12 +155,16 @@ impl Description {
             Some(pids) => pids,
             None => state.pids.insert(memory::pids(self.root_pid)?),
         };
-        let pid = *pids.get(&inner_pid).ok_or(CaptureError::Unknown { pid: inner_pid })?;
+        let pid = *pids
+            .get(&inner_pid)
+            .ok_or(CaptureError::Unknown { pid: inner_pid })?;
         let space = memory::find(pid, inner_pid)?;
         let hidden = space.captured.clone();
         let index = state.spaces.len();
         let intake = self.intake()?;
-        state.feeders.spawn_on(memory::feed(index, space.clone(), intake), &self.runtime);
+        state
+            .feeders
+            .spawn_on(memory::feed(index, space.clone(), intake), &self.runtime);
         state.spaces.push(space);
         Ok(hidden)
     }
@@ -172,11 +186,19 @@ impl ImageSink for Description {
     async fn open(&self, name: &str) -> Result<Box<dyn ImageWriter>, ImageError> {
         let stream = self.stream(StreamKind::Image(name.to_owned()))?;
         let mut state = self.state();
-        let entry = ImageStream { name: name.to_owned(), size_bytes: 0, stream: stream.index };
+        let entry = ImageStream {
+            name: name.to_owned(),
+            size_bytes: 0,
+            stream: stream.index,
+        };
         let place = state.files.len();
         state.files.push(entry);
         drop(state);
-        Ok(Box::new(ImageFrames { stream, place, description: Weak::clone(&self.this) }))
+        Ok(Box::new(ImageFrames {
+            stream,
+            place,
+            description: Weak::clone(&self.this),
+        }))
     }
 }
 
@@ -202,7 +224,14 @@ pub struct FrameStream {
 
 impl FrameStream {
     fn new(index: usize, kind: StreamKind, intake: Intake) -> Self {
-        Self { index, kind, intake, sequence: 0, size_bytes: 0, pending: BytesMut::new() }
+        Self {
+            index,
+            kind,
+            intake,
+            sequence: 0,
+            size_bytes: 0,
+            pending: BytesMut::new(),
+        }
     }
 
     /// Index of the stream in the pipeline.
@@ -246,10 +275,18 @@ impl FrameStream {
     async fn push(&mut self, content: Bytes) -> Result<(), CaptureError> {
         let offset = u64::from(self.sequence) * FRAME_BYTES_MAX as u64;
         let owner = match &self.kind {
-            StreamKind::Image(name) => FrameOwner::Image { name: name.clone(), offset },
+            StreamKind::Image(name) => FrameOwner::Image {
+                name: name.clone(),
+                offset,
+            },
             StreamKind::Files => FrameOwner::Files { offset },
         };
-        let job = Job::Stream { stream: self.index, sequence: self.sequence, owner, content };
+        let job = Job::Stream {
+            stream: self.index,
+            sequence: self.sequence,
+            owner,
+            content,
+        };
         self.sequence += 1;
         self.intake.push(job).await.map_err(CaptureError::Pipeline)
     }

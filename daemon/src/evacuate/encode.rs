@@ -61,16 +61,29 @@ impl Stage {
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Encoded>, PipelineError> {
         let (target, owner) = match job {
-            Job::Memory { space, pid, memory, runs } => {
+            Job::Memory {
+                space,
+                pid,
+                memory,
+                runs,
+            } => {
                 let runs = self
                     .read(&memory, &runs, buffer)
                     .map_err(|source| PipelineError::Read { pid, source })?;
                 if runs.is_empty() {
                     return Ok(None);
                 }
-                (Target::Space(space, runs.clone()), FrameOwner::Memory { pid, runs })
+                (
+                    Target::Space(space, runs.clone()),
+                    FrameOwner::Memory { pid, runs },
+                )
             }
-            Job::Stream { stream, sequence, owner, content } => {
+            Job::Stream {
+                stream,
+                sequence,
+                owner,
+                content,
+            } => {
                 buffer.clear();
                 buffer.extend_from_slice(&content);
                 (Target::Stream { stream, sequence }, owner)
@@ -79,7 +92,13 @@ impl Stage {
         let mut payload = Vec::with_capacity(buffer.len());
         let codec = encoder.encode(buffer, self.effort, &mut payload);
         payload.shrink_to_fit();
-        Ok(Some(Encoded { target, owner, payload, codec, raw_bytes: buffer.len() }))
+        Ok(Some(Encoded {
+            target,
+            owner,
+            payload,
+            codec,
+            raw_bytes: buffer.len(),
+        }))
     }
 
     /// Reads `runs` into `buffer` and takes the zero pages out; returns the runs that are left.
@@ -89,7 +108,10 @@ impl Stage {
         runs: &[PageRun],
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<PageRun>, lifeboat_sys::vm::VmError> {
-        let pages: usize = runs.iter().map(|run| usize::try_from(run.pages).unwrap_or(0)).sum();
+        let pages: usize = runs
+            .iter()
+            .map(|run| usize::try_from(run.pages).unwrap_or(0))
+            .sum();
         buffer.resize(pages * PAGE_BYTES, 0);
         memory.read_runs(runs, buffer)?;
         self.figures.note_read(buffer.len() as u64, self.started);
@@ -102,10 +124,14 @@ impl Stage {
 fn drop_zero_pages(runs: &[PageRun], buffer: &mut Vec<u8>) -> Vec<PageRun> {
     let mut kept: Vec<PageRun> = Vec::with_capacity(runs.len());
     let mut written = 0;
-    let pages = runs.iter().flat_map(|run| (run.start.0..run.end().0).map(PageIndex));
+    let pages = runs
+        .iter()
+        .flat_map(|run| (run.start.0..run.end().0).map(PageIndex));
     for (index, page) in pages.enumerate() {
         let begin = index * PAGE_BYTES;
-        let (content, _) = buffer[begin..].split_first_chunk().expect("the buffer has all pages");
+        let (content, _) = buffer[begin..]
+            .split_first_chunk()
+            .expect("the buffer has all pages");
         if is_zero_page(content) {
             continue;
         }
@@ -126,7 +152,10 @@ mod tests {
 
     #[test]
     fn only_pages_with_content_are_kept() {
-        let runs = [PageRun::new(PageIndex(10), 3), PageRun::new(PageIndex(20), 2)];
+        let runs = [
+            PageRun::new(PageIndex(10), 3),
+            PageRun::new(PageIndex(20), 2),
+        ];
         let mut buffer = vec![0; 5 * PAGE_BYTES];
         buffer[0] = 1; // page 10
         buffer[2 * PAGE_BYTES + 7] = 2; // page 12
@@ -136,6 +165,9 @@ mod tests {
             [(10, 1), (12, 1), (20, 1)].map(|(start, pages)| PageRun::new(PageIndex(start), pages));
         assert_eq!(kept, expected);
         assert_eq!(buffer.len(), 3 * PAGE_BYTES);
-        assert_eq!((buffer[0], buffer[PAGE_BYTES + 7], buffer[2 * PAGE_BYTES]), (1, 2, 3));
+        assert_eq!(
+            (buffer[0], buffer[PAGE_BYTES + 7], buffer[2 * PAGE_BYTES]),
+            (1, 2, 3)
+        );
     }
 }

@@ -2,11 +2,7 @@
 //!
 //! The daemon itself never opens a path that a user or an image names.
 
-use std::{
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -47,10 +43,13 @@ impl FileAccess<'_> {
         let mut stdout = child.stdout.take().expect("standard output is piped");
         let mut piece = vec![0; PIECE_BYTES];
         loop {
-            let read = stdout.read(&mut piece).await.map_err(|source| CaptureError::System {
-                what: "read the workload's files",
-                source,
-            })?;
+            let read = stdout
+                .read(&mut piece)
+                .await
+                .map_err(|source| CaptureError::System {
+                    what: "read the workload's files",
+                    source,
+                })?;
             if read == 0 {
                 break;
             }
@@ -71,10 +70,20 @@ impl FileAccess<'_> {
 
     fn start(&self, step: &str, stdin: Stdio, stdout: Stdio) -> Result<Child, CaptureError> {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--mount={}", Namespaces::path(&self.namespaces.mount).display()));
-        command.arg("--").arg(std::env::current_exe().unwrap_or_else(|_| "lifeboatd".into()));
+        command.arg(format!(
+            "--mount={}",
+            Namespaces::path(&self.namespaces.mount).display()
+        ));
+        command
+            .arg("--")
+            .arg(std::env::current_exe().unwrap_or_else(|_| "lifeboatd".into()));
         command.arg(step);
-        command.args(["--uid", &self.owner.uid.to_string(), "--gid", &self.owner.gid.to_string()]);
+        command.args([
+            "--uid",
+            &self.owner.uid.to_string(),
+            "--gid",
+            &self.owner.gid.to_string(),
+        ]);
         if !self.owner.groups.is_empty() {
             let groups: Vec<String> = self.owner.groups.iter().map(u32::to_string).collect();
             command.args(["--groups", &groups.join(",")]);
@@ -120,17 +129,26 @@ async fn end(mut child: Child) -> Result<(), CaptureError> {
     let mut message = String::new();
     let stderr = child.stderr.take().expect("standard error is piped");
     let status = timeout(END_TIMEOUT, async {
-        stderr.take(MESSAGE_BYTES_MAX).read_to_string(&mut message).await?;
+        stderr
+            .take(MESSAGE_BYTES_MAX)
+            .read_to_string(&mut message)
+            .await?;
         child.wait().await
     });
     let status = status
         .await
-        .map_err(|_| CaptureError::Files { message: format!("not done after {END_TIMEOUT:?}") })?
+        .map_err(|_| CaptureError::Files {
+            message: format!("not done after {END_TIMEOUT:?}"),
+        })?
         .map_err(system("wait for the step that moves the workload's files"))?;
     if status.success() {
         return Ok(());
     }
     let message = message.trim();
-    let message = if message.is_empty() { status.to_string() } else { message.to_owned() };
+    let message = if message.is_empty() {
+        status.to_string()
+    } else {
+        message.to_owned()
+    };
     Err(CaptureError::Files { message })
 }

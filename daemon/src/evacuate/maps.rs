@@ -33,8 +33,15 @@ pub(super) fn read(pid: u32) -> io::Result<Vec<Mapping>> {
 pub(super) fn locked_runs(pid: u32) -> io::Result<Vec<PageRun>> {
     let status = fs::read(format!("/proc/{pid}/status"))?;
     let status = String::from_utf8_lossy(&status);
-    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap_or_default();
-    if locked.split_ascii_whitespace().next().is_none_or(|kib| kib == "0") {
+    let locked = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmLck:"))
+        .unwrap_or_default();
+    if locked
+        .split_ascii_whitespace()
+        .next()
+        .is_none_or(|kib| kib == "0")
+    {
         return Ok(Vec::new());
     }
     let text = fs::read(format!("/proc/{pid}/smaps"))?;
@@ -83,8 +90,14 @@ mod tests {
         let line = b"7f1000-7f3000 rw-p 00000000 00:00 0                  [anon:a b]";
         let mapping = parse(line).unwrap();
         assert_eq!(mapping.run.start.0, 0x7f1);
-        assert_eq!((mapping.run.pages, mapping.executable, mapping.shared), (2, false, false));
-        assert_eq!((mapping.inode, mapping.name.as_slice()), (0, b"[anon:a b]".as_slice()));
+        assert_eq!(
+            (mapping.run.pages, mapping.executable, mapping.shared),
+            (2, false, false)
+        );
+        assert_eq!(
+            (mapping.inode, mapping.name.as_slice()),
+            (0, b"[anon:a b]".as_slice())
+        );
         assert_eq!(parse(b"Size:   132 kB"), None);
         assert_eq!(parse(b"2-1 rw-p 0 0:0 0"), None);
     }

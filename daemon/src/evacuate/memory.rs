@@ -107,12 +107,14 @@ pub(super) fn pids(root: u32) -> Result<BTreeMap<u32, u32>, CaptureError> {
 
 /// Finds what is to be captured of a frozen process.
 pub(super) fn find(pid: u32, inner_pid: u32) -> Result<Space, CaptureError> {
-    let mappings =
-        maps::read(pid).map_err(|source| CaptureError::Maps { pid, source })?;
+    let mappings = maps::read(pid).map_err(|source| CaptureError::Maps { pid, source })?;
     let locked = maps::locked_runs(pid).map_err(|source| CaptureError::Maps { pid, source })?;
     let mut captured: Vec<PageRun> = Vec::new();
     for mapping in mappings.iter().filter(|mapping| is_captured(mapping)) {
-        if locked.iter().any(|run| run.intersection(mapping.run).is_some()) {
+        if locked
+            .iter()
+            .any(|run| run.intersection(mapping.run).is_some())
+        {
             continue;
         }
         match captured.last_mut() {
@@ -131,19 +133,27 @@ pub(super) fn find(pid: u32, inner_pid: u32) -> Result<Space, CaptureError> {
     }
     let memory =
         RemoteMemory::open(process).map_err(|source| CaptureError::Memory { pid, source })?;
-    Ok(Space { pid, inner_pid, captured, present, memory: Arc::new(memory) })
+    Ok(Space {
+        pid,
+        inner_pid,
+        captured,
+        present,
+        memory: Arc::new(memory),
+    })
 }
 
 /// A PID as the kernel's interfaces take it.
 pub(super) fn number(pid: u32) -> Result<Pid, CaptureError> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(CaptureError::Unknown { pid })
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(CaptureError::Unknown { pid })
 }
 
 /// Whether Lifeboat captures a mapping: private, anonymous, not executable, and nothing special.
 fn is_captured(mapping: &Mapping) -> bool {
-    let ordinary = mapping.name.is_empty()
-        || mapping.name == b"[heap]"
-        || mapping.name.starts_with(b"[anon:");
+    let ordinary =
+        mapping.name.is_empty() || mapping.name == b"[heap]" || mapping.name.starts_with(b"[anon:");
     ordinary && !mapping.shared && mapping.inode == 0 && !mapping.executable
 }
 

@@ -41,7 +41,13 @@ impl Stage {
         let mut packed = Packed::default();
         let mut builder = self.builder(0);
         while let Ok(encoded) = self.frames.recv_blocking() {
-            let Encoded { target, owner, payload, codec, raw_bytes } = encoded;
+            let Encoded {
+                target,
+                owner,
+                payload,
+                codec,
+                raw_bytes,
+            } = encoded;
             match builder.append(&payload, codec, raw_bytes, &owner) {
                 Ok(frame) => packed.note(frame, target),
                 Err(source) => {
@@ -71,7 +77,10 @@ impl Stage {
 
     fn send(&self, builder: PackBuilder, packed: &mut Packed) -> bool {
         let (id, body) = builder.finish();
-        packed.packs.push(PackRef { id, size_bytes: body.len() as u64 });
+        packed.packs.push(PackRef {
+            id,
+            size_bytes: body.len() as u64,
+        });
         self.packs.send_blocking((id, body)).is_ok()
     }
 }
@@ -85,12 +94,19 @@ impl Packed {
                 let entries = self.spaces.entry(space).or_default();
                 let mut frame_page = 0;
                 for run in runs {
-                    entries.push(PageRunRef { run, frame: index, frame_page });
+                    entries.push(PageRunRef {
+                        run,
+                        frame: index,
+                        frame_page,
+                    });
                     frame_page += u32::try_from(run.pages).expect("a frame has few pages");
                 }
             }
             Target::Stream { stream, sequence } => {
-                self.streams.entry(stream).or_default().insert(sequence, index);
+                self.streams
+                    .entry(stream)
+                    .or_default()
+                    .insert(sequence, index);
             }
         }
     }
@@ -110,6 +126,11 @@ impl Packed {
             .into_iter()
             .map(|(stream, frames)| (stream, frames.into_values().collect()))
             .collect();
-        Captured { packs: self.packs, frames: self.frames, spaces, streams }
+        Captured {
+            packs: self.packs,
+            frames: self.frames,
+            spaces,
+            streams,
+        }
     }
 }

@@ -187,7 +187,10 @@ impl Failure {
     }
 
     pub(super) fn is_set(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
     }
 }
 
@@ -216,7 +219,10 @@ impl Intake {
     /// # Errors
     /// When the pipeline was stopped.
     pub async fn push(&self, job: Job) -> Result<(), PipelineError> {
-        self.jobs.send(job).await.map_err(|_| PipelineError::Stopped)
+        self.jobs
+            .send(job)
+            .await
+            .map_err(|_| PipelineError::Stopped)
     }
 }
 
@@ -225,10 +231,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(
-        store: Arc<dyn Store>,
-        options: &PipelineOptions,
-    ) -> Result<Self, PipelineError> {
+    pub fn start(store: Arc<dyn Store>, options: &PipelineOptions) -> Result<Self, PipelineError> {
         let started = Instant::now();
         let (jobs, jobs_out) = async_channel::bounded(QUEUED_JOBS);
         let (frames, frames_out) = async_channel::bounded(QUEUED_FRAMES);
@@ -271,13 +274,24 @@ impl Pipeline {
             Arc::clone(&figures),
             Arc::clone(&failure),
         ));
-        Ok(Self { jobs, figures, failure, started, encoders, packer, uploader, healthy: true })
+        Ok(Self {
+            jobs,
+            figures,
+            failure,
+            started,
+            encoders,
+            packer,
+            uploader,
+            healthy: true,
+        })
     }
 
     /// Where jobs go. All intakes must be dropped before [`Pipeline::finish`] can end.
     #[must_use]
     pub fn intake(&self) -> Intake {
-        Intake { jobs: Sender::clone(&self.jobs) }
+        Intake {
+            jobs: Sender::clone(&self.jobs),
+        }
     }
 
     /// The figures so far.
@@ -301,10 +315,18 @@ impl Pipeline {
         self.jobs.close();
         let encoders = std::mem::take(&mut self.encoders);
         let joined = tokio::task::spawn_blocking(move || {
-            encoders.into_iter().map(thread::JoinHandle::join).filter(Result::is_err).count()
+            encoders
+                .into_iter()
+                .map(thread::JoinHandle::join)
+                .filter(Result::is_err)
+                .count()
         });
         self.healthy &= joined.await.is_ok_and(|panicked| panicked == 0);
-        if self.healthy { Ok(()) } else { Err(PipelineError::Panic { stage: "encode" }) }
+        if self.healthy {
+            Ok(())
+        } else {
+            Err(PipelineError::Panic { stage: "encode" })
+        }
     }
 
     /// Waits until everything that was handed over is acknowledged by the store.
@@ -313,9 +335,16 @@ impl Pipeline {
     /// The first failure of any stage.
     pub async fn finish(mut self) -> Result<Captured, PipelineError> {
         let read = self.finish_reading().await;
-        let Self { failure, packer, uploader, .. } = self;
+        let Self {
+            failure,
+            packer,
+            uploader,
+            ..
+        } = self;
         let packed = tokio::task::spawn_blocking(move || packer.join()).await;
-        uploader.await.map_err(|_| PipelineError::Panic { stage: "upload" })?;
+        uploader
+            .await
+            .map_err(|_| PipelineError::Panic { stage: "upload" })?;
         if let Some(error) = failure.take() {
             return Err(error);
         }

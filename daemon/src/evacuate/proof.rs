@@ -19,7 +19,10 @@ use super::memory::{self, Space};
 
 /// All that a process of x86-64 can map: 47 bits less the guard page at the end (`TASK_SIZE`). The
 /// kernel refuses to look beyond.
-const ADDRESS_SPACE: PageRun = PageRun { start: PageIndex(0), pages: (1 << 35) - 1 };
+const ADDRESS_SPACE: PageRun = PageRun {
+    start: PageIndex(0),
+    pages: (1 << 35) - 1,
+};
 
 /// Why a checkpoint is not whole. The workload runs on.
 #[derive(Debug, thiserror::Error)]
@@ -81,15 +84,20 @@ pub fn check(images: &ImageSet, spaces: &[Space]) -> Result<(), ProofError> {
 fn check_space(images: &ImageSet, space: &Space) -> Result<(), ProofError> {
     let pid = space.inner_pid;
     let mappings = images.mappings(pid).map_err(ProofError::Images)?;
-    let lazy: Vec<PageRun> =
-        mappings.iter().filter(|mapping| mapping.lazy).map(|mapping| mapping.run).collect();
+    let lazy: Vec<PageRun> = mappings
+        .iter()
+        .filter(|mapping| mapping.lazy)
+        .map(|mapping| mapping.run)
+        .collect();
     coverage::check(&space.captured, &lazy, &[])
         .map_err(|source| ProofError::NotLazy { pid, source })?;
     let number = memory::number(space.pid).map_err(|_| ProofError::Missed { pid })?;
     let pagemap = Pagemap::open(number).map_err(|source| ProofError::Pagemap { pid, source })?;
     let mut present = Vec::new();
     pagemap
-        .scan(ADDRESS_SPACE, &Query::DUMPABLE, |region| present.push(region.run))
+        .scan(ADDRESS_SPACE, &Query::DUMPABLE, |region| {
+            present.push(region.run)
+        })
         .map_err(|source| ProofError::Pagemap { pid, source })?;
     let by_criu = images.captured_by_criu(pid).map_err(ProofError::Images)?;
     coverage::check(&present, &space.captured, &by_criu)

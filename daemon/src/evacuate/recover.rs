@@ -33,7 +33,10 @@ async fn settle(context: &Context, recorded: Recorded) {
         let pending = match Pending::adopt(&WorkDir::same(entry.work_dir.clone())).await {
             Ok(pending) => pending,
             Err(error) => {
-                tracing::error!(error = chain(&error), "cannot adopt a frozen tree; it stays frozen");
+                tracing::error!(
+                    error = chain(&error),
+                    "cannot adopt a frozen tree; it stays frozen"
+                );
                 return;
             }
         };
@@ -42,12 +45,20 @@ async fn settle(context: &Context, recorded: Recorded) {
             context.outcomes.insert(&entry.instance, &entry.checkpoint);
         }
         if let Some(pending) = pending {
-            let verdict = if committed { pending.release().await } else { pending.abort().await };
+            let verdict = if committed {
+                pending.release().await
+            } else {
+                pending.abort().await
+            };
             if let Err(error) = verdict {
                 tracing::error!(error = chain(&error), committed, "CRIU did not confirm");
             }
         }
-        tracing::warn!(workload = entry.workload, committed, "the outcome of the save is known");
+        tracing::warn!(
+            workload = entry.workload,
+            committed,
+            "the outcome of the save is known"
+        );
     }
     context.put_away(&entry.work_dir, &entry.checkpoint);
     recorded.done();
@@ -56,9 +67,10 @@ async fn settle(context: &Context, recorded: Recorded) {
 /// Whether the checkpoint was committed; fences a commit off that has not happened. Does not return
 /// before it is known: the tree stays frozen meanwhile.
 async fn committed(context: &Context, workload: &str, checkpoint: &str) -> bool {
-    let (Ok(name), Ok(checkpoint)) =
-        (workload.parse::<WorkloadName>(), checkpoint.parse::<CheckpointId>())
-    else {
+    let (Ok(name), Ok(checkpoint)) = (
+        workload.parse::<WorkloadName>(),
+        checkpoint.parse::<CheckpointId>(),
+    ) else {
         return false;
     };
     loop {

@@ -29,7 +29,10 @@ use crate::{
     deadline::Deadline,
     journal::{Entry, JournalError, Recorded},
     observe::{chain, failpoint},
-    workload::{Body, Phase, Saved, Tree, Workload, namespaces::{NamespaceError, Namespaces}},
+    workload::{
+        Body, Phase, Saved, Tree, Workload,
+        namespaces::{NamespaceError, Namespaces},
+    },
 };
 
 /// How a workload is saved.
@@ -142,7 +145,8 @@ impl Save<'_> {
             let workload = self.workload.name.to_string();
             return Err(SaveError::NotRunning { workload, phase });
         };
-        self.workload.publish("saving", |view| view.phase = Phase::Saving);
+        self.workload
+            .publish("saving", |view| view.phase = Phase::Saving);
         let result = self.save(tree, &body).await;
         self.publish(&result, &mut body).await;
         result
@@ -152,14 +156,15 @@ impl Save<'_> {
         match result {
             Ok(id) => {
                 let saved = self.saved(*id).await;
-                self.workload.publish(format!("committed checkpoint {id}"), |view| {
-                    view.last_checkpoint = Some(saved);
-                    view.last_error.clear();
-                    view.phase = match self.mode {
-                        Mode::Evacuate => Phase::Evacuated,
-                        Mode::Checkpoint => Phase::Running,
-                    };
-                });
+                self.workload
+                    .publish(format!("committed checkpoint {id}"), |view| {
+                        view.last_checkpoint = Some(saved);
+                        view.last_error.clear();
+                        view.phase = match self.mode {
+                            Mode::Evacuate => Phase::Evacuated,
+                            Mode::Checkpoint => Phase::Running,
+                        };
+                    });
                 if self.mode == Mode::Evacuate {
                     body.tree = None;
                 }
@@ -176,7 +181,13 @@ impl Save<'_> {
     }
 
     async fn saved(&self, id: CheckpointId) -> Saved {
-        let epoch = self.workload.right.lock().await.as_ref().map(|right| right.head.epoch);
+        let epoch = self
+            .workload
+            .right
+            .lock()
+            .await
+            .as_ref()
+            .map(|right| right.head.epoch);
         Saved {
             id,
             frozen_at: self.report.frozen_at(),
@@ -203,9 +214,14 @@ impl Save<'_> {
             }
         };
         self.report.mark("describe");
-        let found = self.read(&prepared, &described, &description, &mut pipeline).await;
+        let found = self
+            .read(&prepared, &described, &description, &mut pipeline)
+            .await;
         let outcome = match found {
-            Ok(found) => self.finish(&mut prepared, described, found, pipeline, body).await,
+            Ok(found) => {
+                self.finish(&mut prepared, described, found, pipeline, body)
+                    .await
+            }
             Err(error) => {
                 description.close();
                 let error = explain(error, pipeline).await;
@@ -220,7 +236,13 @@ impl Save<'_> {
 
     async fn prepare(&self, tree: &Tree) -> Result<Prepared, SaveError> {
         let id = CheckpointId::new();
-        let right = self.workload.right.lock().await.clone().ok_or(SaveError::NoRight)?;
+        let right = self
+            .workload
+            .right
+            .lock()
+            .await
+            .clone()
+            .ok_or(SaveError::NoRight)?;
         let namespaces = Namespaces::of(tree.pid, &tree.root).map_err(SaveError::Namespaces)?;
         let work_dir = self.context.work_dir().map_err(SaveError::WorkDir)?;
         let entry = Entry {
@@ -232,12 +254,23 @@ impl Save<'_> {
             evacuate: self.mode == Mode::Evacuate,
             committing: false,
         };
-        let journal = self.context.journal.record(entry).map_err(SaveError::Journal)?;
-        Ok(Prepared { id, right, namespaces, work_dir, journal })
+        let journal = self
+            .context
+            .journal
+            .record(entry)
+            .map_err(SaveError::Journal)?;
+        Ok(Prepared {
+            id,
+            right,
+            namespaces,
+            work_dir,
+            journal,
+        })
     }
 
     fn put_away(&self, prepared: Prepared) {
-        self.context.put_away(&prepared.work_dir.here, &prepared.id.to_string());
+        self.context
+            .put_away(&prepared.work_dir.here, &prepared.id.to_string());
         prepared.journal.done();
     }
 
@@ -263,9 +296,11 @@ impl Save<'_> {
         prepared: &Prepared,
         description: &Arc<Description>,
     ) -> Result<Described, SaveError> {
-        let namespaces = prepared.namespaces.for_criu().map_err(SaveError::Namespaces)?;
-        let mut request =
-            DumpRequest::new(tree.inner_pid, namespaces, prepared.work_dir.clone());
+        let namespaces = prepared
+            .namespaces
+            .for_criu()
+            .map_err(SaveError::Namespaces)?;
+        let mut request = DumpRequest::new(tree.inner_pid, namespaces, prepared.work_dir.clone());
         request.leave_running = self.mode == Mode::Checkpoint;
         request.tcp = self.workload.tcp_mode();
         request.describe_within = self.context.config.save.describe_timeout;
@@ -274,7 +309,9 @@ impl Save<'_> {
         let dump = Dump::start(criu, request, delegate, sink).await;
         let dump = dump.map_err(SaveError::Describe)?;
         failpoint::reach("dump");
-        self.guard(dump.described()).await?.map_err(SaveError::Describe)
+        self.guard(dump.described())
+            .await?
+            .map_err(SaveError::Describe)
     }
 
     /// Reads everything of the frozen tree, and proves that nothing is missing.
@@ -290,7 +327,10 @@ impl Save<'_> {
             let found = description.finish().await.map_err(SaveError::Capture)?;
             proof::check(described.images(), &found.spaces).map_err(SaveError::Proof)?;
             self.report.mark("prove");
-            pipeline.finish_reading().await.map_err(SaveError::Pipeline)?;
+            pipeline
+                .finish_reading()
+                .await
+                .map_err(SaveError::Pipeline)?;
             Ok((found, files))
         };
         let (found, files) = self.guard(work).await??;
@@ -299,7 +339,11 @@ impl Save<'_> {
         let tasks = described.images().tasks();
         let root = tasks.map_err(|source| SaveError::Proof(ProofError::Images(source)))?;
         let root_pid = root.first().map_or(0, |task| task.pid);
-        Ok(Captured { found, files, root_pid })
+        Ok(Captured {
+            found,
+            files,
+            root_pid,
+        })
     }
 
     /// The workload's files as a stream of their own, if any are to travel.
@@ -312,13 +356,18 @@ impl Save<'_> {
         if paths.is_empty() {
             return Ok(None);
         }
-        let mut stream = description.stream(StreamKind::Files).map_err(SaveError::Capture)?;
+        let mut stream = description
+            .stream(StreamKind::Files)
+            .map_err(SaveError::Capture)?;
         let access = FileAccess {
             owner: &self.workload.owner,
             namespaces: &prepared.namespaces,
             paths: &paths,
         };
-        access.archive(&mut stream).await.map_err(SaveError::Capture)?;
+        access
+            .archive(&mut stream)
+            .await
+            .map_err(SaveError::Capture)?;
         let size = stream.finish().await.map_err(SaveError::Capture)?;
         self.report.mark("files");
         Ok(Some((stream.index(), size)))
@@ -378,8 +427,12 @@ impl Save<'_> {
                 memory_bytes: self.report.memory_bytes.load(Ordering::Relaxed),
                 frozen_at: self.report.frozen_at(),
             };
-            let manifest = parts.manifest(uploaded, captured).map_err(SaveError::Commit)?;
-            commit::write(self.context, &manifest, self.call()).await.map_err(SaveError::Commit)
+            let manifest = parts
+                .manifest(uploaded, captured)
+                .map_err(SaveError::Commit)?;
+            commit::write(self.context, &manifest, self.call())
+                .await
+                .map_err(SaveError::Commit)
         };
         let written = self.guard(work).await??;
         self.report.mark("manifest");
@@ -387,7 +440,9 @@ impl Save<'_> {
     }
 
     async fn commit_running(&self, written: commit::Written) -> Result<(), SaveError> {
-        commit::checkpoint(self.context, self.workload, &written).await.map_err(SaveError::Commit)?;
+        commit::checkpoint(self.context, self.workload, &written)
+            .await
+            .map_err(SaveError::Commit)?;
         self.report.mark("commit");
         Ok(())
     }
@@ -412,8 +467,12 @@ impl Save<'_> {
         match commit::evacuated(self.context, self.workload, &written).await {
             Ok(()) => {
                 self.report.mark("commit");
-                let evacuated = hold::Evacuated { checkpoint: prepared.id.to_string() };
-                self.workload.tell_hold(Message::Evacuated(evacuated), Vec::new()).await;
+                let evacuated = hold::Evacuated {
+                    checkpoint: prepared.id.to_string(),
+                };
+                self.workload
+                    .tell_hold(Message::Evacuated(evacuated), Vec::new())
+                    .await;
                 failpoint::reach("told");
                 if let Err(error) = committing.release().await {
                     // The commit stands; the tree is not allowed to go on.

@@ -53,12 +53,17 @@ async fn send(
     body: Bytes,
     call: Call,
 ) -> Result<u64, PipelineError> {
-    let key: Key = keys::pack(id).parse().map_err(|error: lifeboat_store::KeyError| {
-        PipelineError::Key { reason: error.to_string() }
-    })?;
+    let key: Key = keys::pack(id)
+        .parse()
+        .map_err(|error: lifeboat_store::KeyError| PipelineError::Key {
+            reason: error.to_string(),
+        })?;
     let bytes = body.len() as u64;
     failpoint::reach("upload-begun");
-    store.put(&key, body, call).await.map_err(PipelineError::Upload)?;
+    store
+        .put(&key, body, call)
+        .await
+        .map_err(PipelineError::Upload)?;
     Ok(bytes)
 }
 

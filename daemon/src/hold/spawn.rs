@@ -76,8 +76,15 @@ pub fn spawn(
     let system = |what| move |source| SpawnError::System { what, source };
     let spec = spec_file(spec).map_err(system("write the specification"))?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg("hold-spawn").args(["--caller", &caller.pid.to_string()]);
-    command.args(["--uid", &caller.uid.to_string(), "--gid", &caller.gid.to_string()]);
+    command
+        .arg("hold-spawn")
+        .args(["--caller", &caller.pid.to_string()]);
+    command.args([
+        "--uid",
+        &caller.uid.to_string(),
+        "--gid",
+        &caller.gid.to_string(),
+    ]);
     if !caller.groups.is_empty() {
         let groups: Vec<String> = caller.groups.iter().map(u32::to_string).collect();
         command.args(["--groups", &groups.join(",")]);
@@ -88,17 +95,28 @@ pub fn spawn(
     command.stdin(stdin).stdout(stdout).stderr(stderr);
     let mut setup = ChildSetup::new();
     setup.default_signals().session_leader().close_others();
-    setup.pass_fd(descriptors.front, FRONT_FD).map_err(SpawnError::Descriptors)?;
-    setup.pass_fd(spec, SPEC_FD).map_err(SpawnError::Descriptors)?;
+    setup
+        .pass_fd(descriptors.front, FRONT_FD)
+        .map_err(SpawnError::Descriptors)?;
+    setup
+        .pass_fd(spec, SPEC_FD)
+        .map_err(SpawnError::Descriptors)?;
     setup.apply(&mut command);
     let mut child = command.spawn().map_err(system("execute the first step"))?;
     drop(command);
     let status = wait(&mut child)?;
-    if status.success() { Ok(()) } else { Err(SpawnError::Step { status }) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(SpawnError::Step { status })
+    }
 }
 
 fn wait(child: &mut Child) -> Result<ExitStatus, SpawnError> {
-    let system = |source| SpawnError::System { what: "wait for the first step", source };
+    let system = |source| SpawnError::System {
+        what: "wait for the first step",
+        source,
+    };
     let pid = Pid::from_child(child);
     let process = Pidfd::open(pid).map_err(|error| system(io::Error::other(error)))?;
     let ended = process

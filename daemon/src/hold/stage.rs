@@ -61,13 +61,17 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> anyhow::Result<()> {
 /// Writes a workload's files to standard output, as its user.
 #[must_use]
 pub fn archive_main(user: &AsUser) -> ExitCode {
-    as_user(user, || lifeboat_files::archive_main(user.paths.iter().map(Into::into)))
+    as_user(user, || {
+        lifeboat_files::archive_main(user.paths.iter().map(Into::into))
+    })
 }
 
 /// Reads a workload's files from standard input, as its user.
 #[must_use]
 pub fn extract_main(user: &AsUser) -> ExitCode {
-    as_user(user, || lifeboat_files::extract_main(user.paths.iter().map(Into::into)))
+    as_user(user, || {
+        lifeboat_files::extract_main(user.paths.iter().map(Into::into))
+    })
 }
 
 fn as_user(user: &AsUser, work: impl FnOnce() -> ExitCode) -> ExitCode {
@@ -97,14 +101,24 @@ fn spawn_step(args: &HoldSpawn) -> anyhow::Result<()> {
         .context("keep the namespace's mounts from the machine's")?;
     let stage = &args.stage;
     let mut command = Command::new("/proc/self/exe");
-    command.arg("hold-stage").arg("--program").arg(&stage.program);
-    command.args(["--uid", &stage.uid.to_string(), "--gid", &stage.gid.to_string()]);
+    command
+        .arg("hold-stage")
+        .arg("--program")
+        .arg(&stage.program);
+    command.args([
+        "--uid",
+        &stage.uid.to_string(),
+        "--gid",
+        &stage.gid.to_string(),
+    ]);
     if !stage.groups.is_empty() {
         let groups: Vec<String> = stage.groups.iter().map(u32::to_string).collect();
         command.args(["--groups", &groups.join(",")]);
     }
     // Descriptors 3 and 4 were passed without close-on-exec and go on to the next step.
-    let mut child = command.spawn().context("start the first process of the PID namespace")?;
+    let mut child = command
+        .spawn()
+        .context("start the first process of the PID namespace")?;
     // The stage replaces itself by the hold; were it to fail before, its line on standard error
     // tells. Waiting here would last as long as the workload.
     if let Some(status) = child.try_wait().context("look after the first process")? {
@@ -116,7 +130,9 @@ fn spawn_step(args: &HoldSpawn) -> anyhow::Result<()> {
 /// Joins the control groups of the process `pid` as far as possible: the workload belongs to the
 /// caller's unit or session, not to the daemon's, for accounting, limits and stopping.
 fn join_control_groups(pid: u32) {
-    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return };
+    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+        return;
+    };
     let own = std::process::id().to_string();
     for line in text.lines() {
         let mut parts = line.splitn(3, ':');
@@ -125,8 +141,11 @@ fn join_control_groups(pid: u32) {
             continue;
         };
         let controllers = controllers.trim_start_matches("name=");
-        let roots: &[&str] =
-            if controllers.is_empty() { &["", "unified"] } else { &[controllers] };
+        let roots: &[&str] = if controllers.is_empty() {
+            &["", "unified"]
+        } else {
+            &[controllers]
+        };
         for root in roots {
             let procs = Path::new("/sys/fs/cgroup")
                 .join(root)
@@ -147,7 +166,10 @@ fn stage_step(args: &HoldStage) -> anyhow::Result<()> {
     become_user(args.uid, args.gid, &args.groups)?;
     let program = CString::new(args.program.as_os_str().as_encoded_bytes())
         .context("path of the lifeboat program")?;
-    let error = Command::new(&args.program).arg0("lifeboat").arg("hold-init").exec();
+    let error = Command::new(&args.program)
+        .arg0("lifeboat")
+        .arg("hold-init")
+        .exec();
     Err(error).with_context(|| format!("execute {}", program.to_string_lossy()))
 }
 
@@ -165,8 +187,14 @@ fn mount_own(uid: u32, gid: u32) -> anyhow::Result<()> {
         Some("newinstance,ptmxmode=0666,mode=620"),
     )
     .context("mount /dev/pts")?;
-    mount(Some("/dev/pts/ptmx"), "/dev/ptmx", none, MsFlags::MS_BIND, none)
-        .context("bind /dev/ptmx")?;
+    mount(
+        Some("/dev/pts/ptmx"),
+        "/dev/ptmx",
+        none,
+        MsFlags::MS_BIND,
+        none,
+    )
+    .context("bind /dev/ptmx")?;
     // It is the user's own, so that a restore by the user can set its attributes.
     let owned = format!("mode=1777,uid={uid},gid={gid}");
     mount(

@@ -96,7 +96,9 @@ impl HoldConnection {
             }
             descriptors.extend(received.fds);
             if received.fds_lost || descriptors.len() > FRAME_DESCRIPTORS_MAX {
-                return Err(WireError::Malformed { bytes: received.bytes });
+                return Err(WireError::Malformed {
+                    bytes: received.bytes,
+                });
             }
             buffer = &mut buffer[received.bytes..];
         }
@@ -122,7 +124,9 @@ impl HoldConnection {
         let mut frame = Vec::with_capacity(4 + body.len());
         frame.extend_from_slice(&length.to_le_bytes());
         frame.extend_from_slice(&body);
-        timeout(SEND_TIMEOUT, self.drain(&frame, descriptors)).await.map_err(|_| WireError::Stuck)?
+        timeout(SEND_TIMEOUT, self.drain(&frame, descriptors))
+            .await
+            .map_err(|_| WireError::Stuck)?
     }
 
     async fn drain(

@@ -20,15 +20,23 @@ static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
     let text = std::env::var("LIFEBOAT_FAILPOINT").ok()?;
     let (name, times) = text.split_once(':').unwrap_or((&text, "1"));
     let left = AtomicU32::new(times.parse().unwrap_or(1));
-    Some(Armed { name: name.to_owned(), left })
+    Some(Armed {
+        name: name.to_owned(),
+        left,
+    })
 });
 
 /// The daemon has come to the place called `name`; it ends here if a test wants it to.
 pub fn reach(name: &str) {
-    let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name) else { return };
+    let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name) else {
+        return;
+    };
     if armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
         let own = rustix::process::getpid();
         // As the kernel's out-of-memory killer would: no drop, no flush, no goodbye.
-        drop(rustix::process::kill_process(own, rustix::process::Signal::KILL));
+        drop(rustix::process::kill_process(
+            own,
+            rustix::process::Signal::KILL,
+        ));
     }
 }

@@ -27,7 +27,9 @@ const REQUESTS_MAX: usize = 32;
 pub async fn serve(listener: TcpListener, context: Arc<Context>) {
     let room = Arc::new(Semaphore::new(REQUESTS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
@@ -51,7 +53,10 @@ async fn answer(mut stream: TcpStream, context: &Context) -> std::io::Result<()>
         }
         request.extend_from_slice(&piece[..read]);
     }
-    let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = request
+        .split(|byte| *byte == b'\r')
+        .next()
+        .unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
     let (method, path) = (words.next(), words.next());
     let (status, kind, body) = match (method, path) {
@@ -61,7 +66,11 @@ async fn answer(mut stream: TcpStream, context: &Context) -> std::io::Result<()>
             context.metrics.text(),
         ),
         (Some(b"GET"), Some(b"/healthz" | b"/readyz")) => ("200 OK", "text/plain", "ok\n".into()),
-        _ => ("404 Not Found", "text/plain", "there are /metrics, /healthz and /readyz\n".into()),
+        _ => (
+            "404 Not Found",
+            "text/plain",
+            "there are /metrics, /healthz and /readyz\n".into(),
+        ),
     };
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",

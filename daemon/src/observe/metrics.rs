@@ -87,7 +87,11 @@ impl Default for Metrics {
             upload_rate: Gauge::default(),
             registry: Registry::default(),
         };
-        registry.register("workloads", "Workloads under care", metrics.workloads.clone());
+        registry.register(
+            "workloads",
+            "Workloads under care",
+            metrics.workloads.clone(),
+        );
         registry.register("saves", "Saves by outcome", metrics.saves.clone());
         let (unit, bytes) = (Unit::Seconds, Unit::Bytes);
         let help = "From the first process stopped to the last byte read";
@@ -102,8 +106,15 @@ impl Default for Metrics {
         let help = "From the hold's request to the running tree";
         registry.register_with_unit("restore", help, unit, metrics.restore.clone());
         let help = "Measured rate of the last upload, in bytes per second";
-        registry.register("upload_rate_bytes_per_second", help, metrics.upload_rate.clone());
-        Self { registry, ..metrics }
+        registry.register(
+            "upload_rate_bytes_per_second",
+            help,
+            metrics.upload_rate.clone(),
+        );
+        Self {
+            registry,
+            ..metrics
+        }
     }
 }
 
@@ -128,9 +139,20 @@ mod tests {
     fn figures_carry_their_unit() {
         let metrics = Metrics::default();
         metrics.freeze.observe(0.03);
-        metrics.saves.get_or_create(&SaveLabels { outcome: Outcome::Evacuated }).inc();
+        metrics
+            .saves
+            .get_or_create(&SaveLabels {
+                outcome: Outcome::Evacuated,
+            })
+            .inc();
         let text = metrics.text();
-        assert!(text.contains("lifeboat_save_freeze_seconds_count 1"), "{text}");
-        assert!(text.contains("lifeboat_saves_total{outcome=\"Evacuated\"} 1"), "{text}");
+        assert!(
+            text.contains("lifeboat_save_freeze_seconds_count 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("lifeboat_saves_total{outcome=\"Evacuated\"} 1"),
+            "{text}"
+        );
     }
 }

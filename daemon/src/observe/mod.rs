@@ -14,8 +14,14 @@ use tracing_subscriber::EnvFilter;
 /// When the filter cannot be understood.
 pub fn start_logging(filter: &str, json: bool) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = if json { lines.json().try_init() } else { lines.try_init() };
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let started = if json {
+        lines.json().try_init()
+    } else {
+        lines.try_init()
+    };
     started.map_err(|error| anyhow::anyhow!("start logging: {error}"))
 }
 

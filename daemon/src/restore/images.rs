@@ -22,7 +22,11 @@ pub struct StoredImages {
 #[async_trait]
 impl ImageSource for StoredImages {
     async fn open(&self, name: &str) -> Result<Option<Box<dyn ImageReader>>, ImageError> {
-        let file = self.manifest.image_files.iter().find(|file| file.name == name);
+        let file = self
+            .manifest
+            .image_files
+            .iter()
+            .find(|file| file.name == name);
         Ok(file.map(|file| {
             Box::new(StoredImage {
                 frames: file.frames.clone().into(),
@@ -47,9 +51,12 @@ impl ImageReader for StoredImage {
             let wanted = self.frames.len().min(STREAM_FRAMES);
             let wanted: Vec<u32> = self.frames.drain(..wanted).collect();
             let fetched = self.source.fetch(&wanted, Urgency::Demand).await?;
-            self.ready.extend(fetched.into_iter().map(|frame| frame.into_bytes()));
+            self.ready
+                .extend(fetched.into_iter().map(|frame| frame.into_bytes()));
         }
-        let Some(mut piece) = self.ready.pop_front() else { return Ok(None) };
+        let Some(mut piece) = self.ready.pop_front() else {
+            return Ok(None);
+        };
         if piece.len() > IMAGE_CHUNK_BYTES {
             let rest = piece.split_off(IMAGE_CHUNK_BYTES);
             self.ready.push_front(rest);

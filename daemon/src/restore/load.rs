@@ -29,7 +29,9 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
                 "all memory is loaded"
             );
             settle(context, workload, HeadState::Running).await;
-            workload.tell_hold(Message::Loaded(hold::Loaded {}), Vec::new()).await;
+            workload
+                .tell_hold(Message::Loaded(hold::Loaded {}), Vec::new())
+                .await;
             if let Some(server) = Arc::into_inner(running.server) {
                 server.finish();
             }
@@ -50,8 +52,13 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
                 view.phase = Phase::Ended;
                 view.last_error.clone_from(&reason);
             });
-            let failed = hold::Failed { reason, may_start: false };
-            workload.tell_hold(Message::Failed(failed), Vec::new()).await;
+            let failed = hold::Failed {
+                reason,
+                may_start: false,
+            };
+            workload
+                .tell_hold(Message::Failed(failed), Vec::new())
+                .await;
             if let Err(alive) = running.server.abort() {
                 tracing::error!(error = chain(&alive), "a process of a failed load lives");
             }
@@ -64,7 +71,11 @@ pub async fn settle(context: &Context, workload: &Workload, state: HeadState) {
     let mut right = workload.right.lock().await;
     let Some(right) = right.as_mut() else { return };
     let latest = right.head.latest;
-    if let Err(error) = context.heads.change(&workload.name, right, state, latest).await {
+    if let Err(error) = context
+        .heads
+        .change(&workload.name, right, state, latest)
+        .await
+    {
         tracing::error!(workload = %workload.name, error = chain(&error), "cannot change the head");
     }
 }

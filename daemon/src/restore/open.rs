@@ -50,7 +50,9 @@ pub async fn open(
 ) -> Result<Opened, RestoreError> {
     let manifest = read_manifest(context, &workload.name, latest).await?;
     if workload.owner.uid != 0 && manifest.spec.uid != workload.owner.uid {
-        return Err(RestoreError::Foreign { owner: manifest.spec.uid });
+        return Err(RestoreError::Foreign {
+            owner: manifest.spec.uid,
+        });
     }
     let reasons = context.platform_mismatch(&manifest.platform);
     if !reasons.is_empty() {
@@ -64,7 +66,11 @@ pub async fn open(
     ));
     let images = read_images(&manifest, &*source).await?;
     check_credentials(hold_pid, &images)?;
-    Ok(Opened { manifest, source, images })
+    Ok(Opened {
+        manifest,
+        source,
+        images,
+    })
 }
 
 /// Reads the manifest that `latest` names, and checks that it is this one.
@@ -81,7 +87,11 @@ pub async fn read_manifest(
     let right = digest == latest.digest
         && manifest.checkpoint == latest.checkpoint
         && manifest.workload == *name;
-    if right { Ok(manifest) } else { Err(RestoreError::NotCommitted { key }) }
+    if right {
+        Ok(manifest)
+    } else {
+        Err(RestoreError::NotCommitted { key })
+    }
 }
 
 /// Reads the manifest `key`, whatever the head says.
@@ -92,14 +102,25 @@ pub async fn read_any_manifest(
     context: &Context,
     key: &str,
 ) -> Result<(Manifest, lifeboat_format::Digest), RestoreError> {
-    let parsed: Key = key.parse().expect("keys of the format are keys of the store");
+    let parsed: Key = key
+        .parse()
+        .expect("keys of the format are keys of the store");
     let object = context
         .store
-        .get(&parsed, MANIFEST_OBJECT_BYTES_MAX, Call::within(context.config.read_timeout))
+        .get(
+            &parsed,
+            MANIFEST_OBJECT_BYTES_MAX,
+            Call::within(context.config.read_timeout),
+        )
         .await
-        .map_err(|source| RestoreError::Read { key: key.to_owned(), source })?;
-    Manifest::decode(&object.bytes, &context.seal)
-        .map_err(|source| RestoreError::Manifest { key: key.to_owned(), source })
+        .map_err(|source| RestoreError::Read {
+            key: key.to_owned(),
+            source,
+        })?;
+    Manifest::decode(&object.bytes, &context.seal).map_err(|source| RestoreError::Manifest {
+        key: key.to_owned(),
+        source,
+    })
 }
 
 async fn read_images(
@@ -131,9 +152,14 @@ async fn read_images(
 
 /// No process of the image may have what the waiting hold does not have, or reach outside of it.
 fn check_credentials(hold_pid: u32, images: &ImageSet) -> Result<(), RestoreError> {
-    let allowed = AllowedCredentials::of_process(hold_pid)
-        .map_err(|source| RestoreError::Hold { pid: hold_pid, source })?;
-    images.check_credentials(&allowed).map_err(RestoreError::Images)?;
+    let allowed =
+        AllowedCredentials::of_process(hold_pid).map_err(|source| RestoreError::Hold {
+            pid: hold_pid,
+            source,
+        })?;
+    images
+        .check_credentials(&allowed)
+        .map_err(RestoreError::Images)?;
     images.check_reach(&allowed).map_err(RestoreError::Images)
 }
 
@@ -146,10 +172,16 @@ pub async fn extract_files(
     opened: &Opened,
     namespaces: &Namespaces,
 ) -> Result<(), RestoreError> {
-    let Some(archive) = &opened.manifest.files else { return Ok(()) };
+    let Some(archive) = &opened.manifest.files else {
+        return Ok(());
+    };
     // What the restoring hold names, not what the image names.
     let paths: Vec<PathBuf> = workload.preserved();
-    let access = FileAccess { owner: &workload.owner, namespaces, paths: &paths };
+    let access = FileAccess {
+        owner: &workload.owner,
+        namespaces,
+        paths: &paths,
+    };
     let mut extraction = access.extract().map_err(RestoreError::Files)?;
     for frames in archive.frames.chunks(STREAM_FRAMES) {
         let fetched = opened.source.fetch(frames, Urgency::Demand).await;

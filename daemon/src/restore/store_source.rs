@@ -19,7 +19,11 @@ pub(super) struct StoreSource {
 
 impl StoreSource {
     pub(super) fn new(store: Arc<dyn Store>, manifest: Arc<Manifest>, seal: Arc<Seal>) -> Self {
-        Self { store, manifest, seal }
+        Self {
+            store,
+            manifest,
+            seal,
+        }
     }
 }
 
@@ -38,19 +42,22 @@ impl FrameSource for StoreSource {
                 frames: u32::try_from(all.len()).unwrap_or(u32::MAX),
             })?;
             let object = keys::pack(self.manifest.packs[frame.pack as usize].id);
-            let key: Key = object.parse().expect("keys of the format are keys of the store");
+            let key: Key = object
+                .parse()
+                .expect("keys of the format are keys of the store");
             let (offset, bytes) = (frame.offset, u64::from(frame.stored_bytes));
             let call = Call::within(READ_TIMEOUT);
-            let payload =
-                self.store.get_range(&key, offset, bytes, call).await.map_err(|source| {
-                    FetchError::Unavailable {
-                        object: object.clone(),
-                        offset,
-                        bytes,
-                        waited: READ_TIMEOUT,
-                        attempts: 1,
-                        source: source.into(),
-                    }
+            let payload = self
+                .store
+                .get_range(&key, offset, bytes, call)
+                .await
+                .map_err(|source| FetchError::Unavailable {
+                    object: object.clone(),
+                    offset,
+                    bytes,
+                    waited: READ_TIMEOUT,
+                    attempts: 1,
+                    source: source.into(),
                 })?;
             let verified = StoredFrame::new(payload)
                 .verify(frame, &self.seal)

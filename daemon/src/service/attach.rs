@@ -30,7 +30,10 @@ pub async fn attach(
     let name: WorkloadName = request.name.parse().map_err(status)?;
     let pid = request.pid;
     let gone = || Status::not_found(format!("there is no process {pid}"));
-    let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
+    let number = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(gone)?;
     let root = Pidfd::open(number).map_err(|_| gone())?;
     let owner = owner_of(pid).ok_or_else(gone)?;
     if !caller.may_touch(owner.uid) {
@@ -47,7 +50,12 @@ pub async fn attach(
         workload: name.to_string(),
         argv: command_line(pid),
         preserve: request.preserve,
-        tcp: if request.tcp == TcpPolicy::Keep as i32 { "keep" } else { "close" }.to_owned(),
+        tcp: if request.tcp == TcpPolicy::Keep as i32 {
+            "keep"
+        } else {
+            "close"
+        }
+        .to_owned(),
         ..HoldSpec::default()
     };
     let instance = format!("attached-{:032x}", rand::random::<u128>());
@@ -67,7 +75,11 @@ pub async fn attach(
             return Err(status(error));
         }
     };
-    workload.exclusive().await.tree = Some(Tree { root, pid, inner_pid });
+    workload.exclusive().await.tree = Some(Tree {
+        root,
+        pid,
+        inner_pid,
+    });
     workload.publish("attached", |view| {
         view.phase = Phase::Running;
         view.pid = pid;
@@ -81,8 +93,13 @@ pub async fn attach(
 fn owner_of(pid: u32) -> Option<Caller> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let numbers = |name: &str| -> Vec<u32> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-        line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default();
+        line.split_ascii_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect()
     };
     Some(Caller {
         uid: *numbers("Uid:").first()?,

@@ -51,8 +51,9 @@ impl Checkpoints {
     /// The checkpoints of one workload, or of all, oldest first.
     async fn stored(&self, workload: Option<&WorkloadName>) -> Result<Vec<Stored>, Status> {
         let prefix = workload.map_or_else(|| "workloads/".to_owned(), keys::checkpoints_prefix);
-        let prefix: Prefix =
-            prefix.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let prefix: Prefix = prefix
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("{error}")))?;
         let mut found = Vec::new();
         let mut after = None;
         loop {
@@ -88,7 +89,10 @@ impl Checkpoints {
             None => self.latest(&workload).await?,
         };
         let all = self.stored(Some(&workload)).await?;
-        let found = all.into_iter().rev().find(|one| wanted.is_none_or(|id| one.id == id));
+        let found = all
+            .into_iter()
+            .rev()
+            .find(|one| wanted.is_none_or(|id| one.id == id));
         let found = found.ok_or_else(|| {
             Status::not_found(format!(
                 "workload {workload} has no checkpoint {}; `lifeboat checkpoints {workload}` lists \
@@ -96,7 +100,9 @@ impl Checkpoints {
                 name.checkpoint
             ))
         })?;
-        let (manifest, _) = read_any_manifest(&self.context, &found.key).await.map_err(status)?;
+        let (manifest, _) = read_any_manifest(&self.context, &found.key)
+            .await
+            .map_err(status)?;
         if !caller.may_touch(manifest.spec.uid) {
             return Err(Status::permission_denied(format!(
                 "the checkpoint belongs to user {}",
@@ -108,7 +114,9 @@ impl Checkpoints {
 
     async fn latest(&self, workload: &WorkloadName) -> Result<Option<CheckpointId>, Status> {
         let head = self.context.heads.read(workload).await.map_err(status)?;
-        Ok(head.and_then(|right| right.head.latest).map(|latest| latest.checkpoint))
+        Ok(head
+            .and_then(|right| right.head.latest)
+            .map(|latest| latest.checkpoint))
     }
 }
 
@@ -142,7 +150,9 @@ impl CheckpointService for Checkpoints {
                 });
             }
         }
-        Ok(Response::new(v1::CheckpointServiceListResponse { checkpoints }))
+        Ok(Response::new(v1::CheckpointServiceListResponse {
+            checkpoints,
+        }))
     }
 
     async fn inspect(
@@ -172,7 +182,11 @@ impl CheckpointService for Checkpoints {
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        if request.name.as_ref().is_none_or(|name| name.checkpoint.is_empty()) {
+        if request
+            .name
+            .as_ref()
+            .is_none_or(|name| name.checkpoint.is_empty())
+        {
             return Err(Status::invalid_argument("name the checkpoint to delete"));
         }
         let (stored, _) = self.find(&caller, request.name).await?;
@@ -184,7 +198,11 @@ impl CheckpointService for Checkpoints {
             )));
         }
         let key: Key = stored.key.parse().expect("it was listed as a key");
-        let deleted = self.context.store.delete(&key, Call::within(CALL_TIMEOUT)).await;
+        let deleted = self
+            .context
+            .store
+            .delete(&key, Call::within(CALL_TIMEOUT))
+            .await;
         deleted.map_err(|error| Status::unavailable(chain(&error)))?;
         Ok(Response::new(v1::DeleteResponse {}))
     }
@@ -205,11 +223,14 @@ impl CheckpointService for Checkpoints {
 }
 
 fn description(manifest: &Manifest) -> v1::InspectResponse {
-    let spaces = manifest.address_spaces.iter().map(|space| v1::AddressSpaceEntry {
-        pid: space.pid,
-        pages: space.runs.pages(),
-        runs: space.runs.len() as u64,
-    });
+    let spaces = manifest
+        .address_spaces
+        .iter()
+        .map(|space| v1::AddressSpaceEntry {
+            pid: space.pid,
+            pages: space.runs.pages(),
+            runs: space.runs.len() as u64,
+        });
     let packs = manifest.packs.iter().map(|pack| v1::PackEntry {
         key: keys::pack(pack.id),
         size_bytes: pack.size_bytes,
@@ -230,8 +251,16 @@ fn description(manifest: &Manifest) -> v1::InspectResponse {
         packs: packs.collect(),
         address_spaces: spaces.collect(),
         image_files: files.collect(),
-        stored_bytes: manifest.frames.iter().map(|frame| u64::from(frame.stored_bytes)).sum(),
-        raw_bytes: manifest.frames.iter().map(|frame| u64::from(frame.raw_bytes)).sum(),
+        stored_bytes: manifest
+            .frames
+            .iter()
+            .map(|frame| u64::from(frame.stored_bytes))
+            .sum(),
+        raw_bytes: manifest
+            .frames
+            .iter()
+            .map(|frame| u64::from(frame.raw_bytes))
+            .sum(),
         frames: manifest.frames.len() as u64,
         file_bytes: manifest.files.as_ref().map_or(0, |files| files.size_bytes),
     }
@@ -251,20 +280,34 @@ async fn verify(
         checked_bytes += pack.size_bytes;
         for fault in found {
             faults.insert(fault.clone());
-            let message =
-                v1::VerifyResponse { checked_bytes, total_bytes, fault, done: false };
+            let message = v1::VerifyResponse {
+                checked_bytes,
+                total_bytes,
+                fault,
+                done: false,
+            };
             if tell.send(Ok(message)).await.is_err() {
                 return;
             }
         }
         let fault = String::new();
-        let message = v1::VerifyResponse { checked_bytes, total_bytes, fault, done: false };
+        let message = v1::VerifyResponse {
+            checked_bytes,
+            total_bytes,
+            fault,
+            done: false,
+        };
         if tell.send(Ok(message)).await.is_err() {
             return;
         }
     }
     let fault = String::new();
-    let message = v1::VerifyResponse { checked_bytes, total_bytes, fault, done: true };
+    let message = v1::VerifyResponse {
+        checked_bytes,
+        total_bytes,
+        fault,
+        done: true,
+    };
     drop(tell.send(Ok(message)).await);
 }
 
@@ -275,8 +318,13 @@ async fn verify_pack(
     pack: &PackRef,
 ) -> Vec<String> {
     let key = keys::pack(pack.id);
-    let parsed: Key = key.parse().expect("keys of the format are keys of the store");
-    let object = context.store.get(&parsed, PACK_BYTES_MAX, Call::within(CALL_TIMEOUT)).await;
+    let parsed: Key = key
+        .parse()
+        .expect("keys of the format are keys of the store");
+    let object = context
+        .store
+        .get(&parsed, PACK_BYTES_MAX, Call::within(CALL_TIMEOUT))
+        .await;
     let bytes = match object {
         Ok(object) => object.bytes,
         Err(error) => return vec![chain(&error)],
@@ -292,7 +340,11 @@ async fn verify_pack(
             .and_then(|stored| stored.verify(frame, &context.seal))
             .and_then(|sealed| sealed.decode(&mut decoder));
         if let Err(error) = checked {
-            faults.push(format!("{key} at offset {}: {}", frame.offset, chain(&error)));
+            faults.push(format!(
+                "{key} at offset {}: {}",
+                frame.offset,
+                chain(&error)
+            ));
         }
     }
     faults

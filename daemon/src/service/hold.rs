@@ -67,11 +67,11 @@ async fn converse(
     let first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, connection.receive());
     let (message, descriptors) = first.await.map_err(|_| WireError::Stuck)??;
     let refused = match message.message {
-        Some(to_daemon::Message::Spawn(spawn)) => {
-            spawn_hold(context, &peer, spawn, descriptors).await.map(|()| {
-                ToHold { message: Some(Message::Spawned(hold::Spawned {})) }
-            })
-        }
+        Some(to_daemon::Message::Spawn(spawn)) => spawn_hold(context, &peer, spawn, descriptors)
+            .await
+            .map(|()| ToHold {
+                message: Some(Message::Spawned(hold::Spawned {})),
+            }),
         Some(to_daemon::Message::Register(register)) => {
             match present(context, &peer, register, descriptors) {
                 Ok(presented) => return attend(context, connection, presented).await,
@@ -82,8 +82,13 @@ async fn converse(
     };
     let answer = refused.unwrap_or_else(|reason| {
         tracing::warn!(reason, uid = peer.uid, "a hold was refused");
-        let failed = hold::Failed { reason, may_start: false };
-        ToHold { message: Some(Message::Failed(failed)) }
+        let failed = hold::Failed {
+            reason,
+            may_start: false,
+        };
+        ToHold {
+            message: Some(Message::Failed(failed)),
+        }
     });
     connection.send(&answer, &[]).await
 }
@@ -95,8 +100,9 @@ async fn spawn_hold(
     descriptors: Vec<OwnedFd>,
 ) -> Result<(), String> {
     let mut spec = spawn.spec.ok_or("Spawn names no workload")?;
-    let [stdin, stdout, stderr, front]: [OwnedFd; 4] =
-        descriptors.try_into().map_err(|_| "Spawn carries four descriptors")?;
+    let [stdin, stdout, stderr, front]: [OwnedFd; 4] = descriptors
+        .try_into()
+        .map_err(|_| "Spawn carries four descriptors")?;
     // The init half comes back to this daemon, whatever the front half says.
     spec.socket = context.config.socket.to_string_lossy().into_owned();
     let caller = Caller::of_peer(peer);
@@ -104,10 +110,12 @@ async fn spawn_hold(
         return Err("the hold lives in a PID namespace that this daemon cannot see".to_owned());
     }
     let libexec = context.config.libexec.clone();
-    let descriptors = HoldDescriptors { stdio: [stdin, stdout, stderr], front };
-    let spawned = tokio::task::spawn_blocking(move || {
-        spawn::spawn(&libexec, &caller, &spec, descriptors)
-    });
+    let descriptors = HoldDescriptors {
+        stdio: [stdin, stdout, stderr],
+        front,
+    };
+    let spawned =
+        tokio::task::spawn_blocking(move || spawn::spawn(&libexec, &caller, &spec, descriptors));
     spawned
         .await
         .map_err(|_| "starting the hold panicked".to_owned())?
@@ -131,9 +139,15 @@ fn present(
     descriptors: Vec<OwnedFd>,
 ) -> Result<Presented, String> {
     let spec = register.spec.ok_or("Register names no workload")?;
-    let name = spec.workload.parse().map_err(|error| chain(&error as &dyn std::error::Error))?;
+    let name = spec
+        .workload
+        .parse()
+        .map_err(|error| chain(&error as &dyn std::error::Error))?;
     let caller = Caller::of_peer(peer);
-    let process = peer.pidfd.as_ref().ok_or("the hold lives where this daemon cannot see it")?;
+    let process = peer
+        .pidfd
+        .as_ref()
+        .ok_or("the hold lives where this daemon cannot see it")?;
     let process = process.try_clone().map_err(|error| chain(&error))?;
     if register.instance.len() != 16 {
         return Err("Register has no identity of 16 bytes".to_owned());
@@ -147,10 +161,20 @@ fn present(
     let instance = hex::encode(&register.instance);
     let mut workload = Workload::new(name, caller, spec, instance, true);
     workload.set_streams(streams);
-    let workload = context.registry.insert(workload).map_err(|error| chain(&error))?;
+    let workload = context
+        .registry
+        .insert(workload)
+        .map_err(|error| chain(&error))?;
     let outbox = workload.connect_hold();
     let root_pid = register.root_pid;
-    Ok(Presented { workload, outbox, process, pid, root_pid, pipes })
+    Ok(Presented {
+        workload,
+        outbox,
+        process,
+        pid,
+        root_pid,
+        pipes,
+    })
 }
 
 /// Serves a hold until its connection ends.
@@ -159,7 +183,14 @@ async fn attend(
     connection: HoldConnection,
     presented: Presented,
 ) -> Result<(), WireError> {
-    let Presented { workload, mut outbox, process, pid, root_pid, pipes } = presented;
+    let Presented {
+        workload,
+        mut outbox,
+        process,
+        pid,
+        root_pid,
+        pipes,
+    } = presented;
     if root_pid == 0 {
         let (context, workload) = (Arc::clone(context), Arc::clone(&workload));
         let process = process.try_clone();
@@ -248,14 +279,18 @@ async fn exited_by_itself(context: &Arc<Context>, workload: &SharedWorkload, exi
         }
         context.registry.remove(workload);
     }
-    workload.tell_hold(Message::ExitNoted(noted), Vec::new()).await;
+    workload
+        .tell_hold(Message::ExitNoted(noted), Vec::new())
+        .await;
 }
 
 /// The connection is gone: a hold that lives comes back by itself, one that died has ended its
 /// workload.
 async fn lost(context: &Arc<Context>, workload: &SharedWorkload, process: Pidfd) {
     let died = tokio::task::spawn_blocking(move || {
-        process.wait_exit(Instant::now() + DEATH_TIMEOUT).unwrap_or(false)
+        process
+            .wait_exit(Instant::now() + DEATH_TIMEOUT)
+            .unwrap_or(false)
     });
     let over = matches!(workload.view().phase, Phase::Evacuated | Phase::Ended);
     if over || !died.await.unwrap_or(false) {
@@ -270,8 +305,17 @@ async fn lost(context: &Arc<Context>, workload: &SharedWorkload, process: Pidfd)
     }
     workload.publish("the hold was killed", |view| view.phase = Phase::Ended);
     // It did not end by itself: its last checkpoint may be restored.
-    let latest = workload.right.lock().await.as_ref().and_then(|right| right.head.latest);
-    let state = if latest.is_some() { HeadState::Evacuated } else { HeadState::Finished };
+    let latest = workload
+        .right
+        .lock()
+        .await
+        .as_ref()
+        .and_then(|right| right.head.latest);
+    let state = if latest.is_some() {
+        HeadState::Evacuated
+    } else {
+        HeadState::Finished
+    };
     load::settle(context, workload, state).await;
     context.registry.remove(workload);
 }
@@ -280,8 +324,12 @@ async fn lost(context: &Arc<Context>, workload: &SharedWorkload, process: Pidfd)
 pub fn watch_attached(context: &Arc<Context>, workload: &SharedWorkload, pid: u32) {
     let (context, workload) = (Arc::clone(context), Arc::clone(workload));
     tokio::spawn(async move {
-        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
-        let Ok(process) = Pidfd::open(number) else { return };
+        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            return;
+        };
+        let Ok(process) = Pidfd::open(number) else {
+            return;
+        };
         // One thread of the blocking pool for each attached tree, for as long as it lives.
         let ended = tokio::task::spawn_blocking(move || {
             while let Ok(false) = process.wait_exit(Instant::now() + ATTACHED_LOOK_INTERVAL) {}
@@ -300,5 +348,9 @@ pub fn watch_attached(context: &Arc<Context>, workload: &SharedWorkload, pid: u3
 /// The tree of a workload, from its first process.
 pub(crate) fn tree_of(pid: u32, inner_pid: u32) -> Option<Tree> {
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
-    Some(Tree { root: Pidfd::open(number).ok()?, pid, inner_pid })
+    Some(Tree {
+        root: Pidfd::open(number).ok()?,
+        pid,
+        inner_pid,
+    })
 }

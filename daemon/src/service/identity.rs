@@ -25,7 +25,12 @@ impl Caller {
     /// An operator who came over TCP.
     #[must_use]
     pub fn operator() -> Self {
-        Self { uid: 0, gid: 0, groups: Arc::new([]), pid: 0 }
+        Self {
+            uid: 0,
+            gid: 0,
+            groups: Arc::new([]),
+            pid: 0,
+        }
     }
 
     /// The peer of a Unix socket.
@@ -35,7 +40,9 @@ impl Caller {
             uid: peer.uid,
             gid: peer.gid,
             groups: peer.groups.as_slice().into(),
-            pid: peer.pid.map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs()),
+            pid: peer
+                .pid
+                .map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs()),
         }
     }
 
@@ -49,7 +56,10 @@ impl Caller {
     ///
     /// # Errors
     /// When the connection carries no identity: the request is refused.
-    #[expect(clippy::result_large_err, reason = "the type that gRPC handlers return")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the type that gRPC handlers return"
+    )]
     pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         request
             .extensions()

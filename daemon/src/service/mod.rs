@@ -17,8 +17,8 @@ use std::sync::Arc;
 use lifeboat_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
-        checkpoint_service_server::CheckpointServiceServer,
-        node_service_server::NodeServiceServer, workload_service_server::WorkloadServiceServer,
+        checkpoint_service_server::CheckpointServiceServer, node_service_server::NodeServiceServer,
+        workload_service_server::WorkloadServiceServer,
     },
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -61,10 +61,7 @@ impl Serving {
 ///
 /// # Errors
 /// When an address cannot be listened on.
-pub async fn serve(
-    context: Arc<Context>,
-    drain: CancellationToken,
-) -> Result<Serving, StartError> {
+pub async fn serve(context: Arc<Context>, drain: CancellationToken) -> Result<Serving, StartError> {
     let config = &context.config;
     let listener = socket::listen(&config.socket, config.socket_group.as_deref()).await?;
     let Incoming { grpc, holds } = socket::accept(listener);
@@ -89,20 +86,30 @@ pub async fn serve(
         let listener = bind(address).await?;
         background.push(tokio::spawn(http::serve(listener, Arc::clone(&context))));
     }
-    Ok(Serving { grpc: servers, background })
+    Ok(Serving {
+        grpc: servers,
+        background,
+    })
 }
 
 async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| StartError::Listen { address: address.to_string(), source })
+        .map_err(|source| StartError::Listen {
+            address: address.to_string(),
+            source,
+        })
 }
 
 async fn routes(context: &Arc<Context>, drain: &CancellationToken) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<NodeServiceServer<node::Node>>().await;
-    health.set_serving::<WorkloadServiceServer<workload::Workloads>>().await;
-    health.set_serving::<CheckpointServiceServer<checkpoint::Checkpoints>>().await;
+    health
+        .set_serving::<WorkloadServiceServer<workload::Workloads>>()
+        .await;
+    health
+        .set_serving::<CheckpointServiceServer<checkpoint::Checkpoints>>()
+        .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -114,7 +121,9 @@ async fn routes(context: &Arc<Context>, drain: &CancellationToken) -> Routes {
         .add_service(reflection)
         .add_service(NodeServiceServer::new(node::Node::new(context())))
         .add_service(WorkloadServiceServer::new(workloads))
-        .add_service(CheckpointServiceServer::new(checkpoint::Checkpoints::new(context())))
+        .add_service(CheckpointServiceServer::new(checkpoint::Checkpoints::new(
+            context(),
+        )))
 }
 
 /// Serves callers over TCP: they have shown a client certificate, or come from this machine.
@@ -126,9 +135,9 @@ fn serve_tcp(
 ) -> Result<JoinHandle<()>, StartError> {
     let mut builder = Server::builder();
     if let Some(tls) = tls {
-        builder = builder
-            .tls_config(tls)
-            .map_err(|error| StartError::Tls { reason: chain(&error) })?;
+        builder = builder.tls_config(tls).map_err(|error| StartError::Tls {
+            reason: chain(&error),
+        })?;
     }
     let layer = tonic::service::InterceptorLayer::new(
         |mut request: Request<()>| -> Result<Request<()>, Status> {
@@ -139,7 +148,9 @@ fn serve_tcp(
     let server = builder.layer(layer).add_routes(routes);
     Ok(tokio::spawn(async move {
         let incoming = TcpListenerStream::new(listener);
-        let served = server.serve_with_incoming_shutdown(incoming, drain.cancelled_owned()).await;
+        let served = server
+            .serve_with_incoming_shutdown(incoming, drain.cancelled_owned())
+            .await;
         if let Err(error) = served {
             tracing::error!(error = chain(&error), "the network server failed");
         }
@@ -154,5 +165,7 @@ fn tls_config(tls: &Tls) -> Result<ServerTlsConfig, StartError> {
     };
     let identity = Identity::from_pem(read(&tls.certificate)?, read(&tls.key)?);
     let authority = Certificate::from_pem(read(&tls.client_authority)?);
-    Ok(ServerTlsConfig::new().identity(identity).client_ca_root(authority))
+    Ok(ServerTlsConfig::new()
+        .identity(identity)
+        .client_ca_root(authority))
 }

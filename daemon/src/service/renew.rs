@@ -24,7 +24,9 @@ pub async fn run(context: Arc<Context>, drain: CancellationToken) {
                 continue;
             }
             let mut right = workload.right.lock().await;
-            let Some(right) = right.as_mut() else { continue };
+            let Some(right) = right.as_mut() else {
+                continue;
+            };
             match context.heads.renew(&workload.name, right).await {
                 Ok(()) => {}
                 Err(error) if error.is_lost() => {

@@ -67,12 +67,22 @@ pub struct Incoming {
 /// # Errors
 /// When another daemon answers there, or the system refuses.
 pub async fn listen(path: &Path, group: Option<&str>) -> Result<UnixListener, SocketError> {
-    let system = |what| move |source| SocketError::System { path: path.to_owned(), what, source };
+    let system = |what| {
+        move |source| SocketError::System {
+            path: path.to_owned(),
+            what,
+            source,
+        }
+    };
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(system("make its folder"))?;
     }
     match UnixStream::connect(path).await {
-        Ok(_) => return Err(SocketError::InUse { path: path.to_owned() }),
+        Ok(_) => {
+            return Err(SocketError::InUse {
+                path: path.to_owned(),
+            });
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(_) => fs::remove_file(path).map_err(system("remove the dead one"))?,
     }
@@ -133,7 +143,15 @@ async fn sort(
         drop(holds.send((HoldConnection::new(stream), peer)).await);
     } else {
         let caller = Caller::of_peer(&peer);
-        drop(grpc.send(GrpcConnection { preface, read: 0, stream, caller }).await);
+        drop(
+            grpc.send(GrpcConnection {
+                preface,
+                read: 0,
+                stream,
+                caller,
+            })
+            .await,
+        );
     }
     Ok(())
 }

@@ -19,7 +19,11 @@ const FIXED_COST: Duration = Duration::from_millis(500);
 pub fn workload(context: &Context, workload: &Workload) -> v1::Workload {
     let view = workload.view();
     let runs = matches!(view.phase, Phase::Running | Phase::Saving | Phase::Loading);
-    let memory_bytes = if runs { tree::resident_bytes(view.pid) } else { 0 };
+    let memory_bytes = if runs {
+        tree::resident_bytes(view.pid)
+    } else {
+        0
+    };
     // Until memory is copied ahead of time, all of it would have to be saved.
     let unsaved_bytes = memory_bytes;
     v1::Workload {
@@ -48,7 +52,9 @@ pub fn workload(context: &Context, workload: &Workload) -> v1::Workload {
 
 /// How long `bytes` would take at the rate that was measured last.
 fn time_to_safe(context: &Context, bytes: u64) -> Option<prost_types::Duration> {
-    let rate = u64::try_from(context.metrics.upload_rate.get()).ok().filter(|rate| *rate > 0)?;
+    let rate = u64::try_from(context.metrics.upload_rate.get())
+        .ok()
+        .filter(|rate| *rate > 0)?;
     let moving = Duration::from_millis(bytes.saturating_mul(1000) / rate);
     duration(moving + FIXED_COST)
 }

@@ -50,13 +50,19 @@ impl Workloads {
         Self { context, drain }
     }
 
-    #[expect(clippy::result_large_err, reason = "the type that gRPC handlers return")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the type that gRPC handlers return"
+    )]
     fn find(&self, name: &str, caller: &Caller) -> Result<SharedWorkload, Status> {
         let name: WorkloadName = name.parse().map_err(status)?;
         self.context.registry.find(&name, caller).map_err(status)
     }
 
-    #[expect(clippy::result_large_err, reason = "the type that gRPC handlers return")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the type that gRPC handlers return"
+    )]
     fn select(
         &self,
         selection: Option<v1::Selection>,
@@ -65,10 +71,14 @@ impl Workloads {
         let selection = selection.unwrap_or_default();
         match (selection.all, selection.names.is_empty()) {
             (true, true) => Ok(self.context.registry.visible(caller)),
-            (false, false) => {
-                selection.names.iter().map(|name| self.find(name, caller)).collect()
-            }
-            _ => Err(Status::invalid_argument("name workloads, or say `all`; not both")),
+            (false, false) => selection
+                .names
+                .iter()
+                .map(|name| self.find(name, caller))
+                .collect(),
+            _ => Err(Status::invalid_argument(
+                "name workloads, or say `all`; not both",
+            )),
         }
     }
 
@@ -102,7 +112,14 @@ async fn save_one<T: Send + 'static>(
     wrap: fn(Told) -> T,
 ) {
     let report = SaveReport::default();
-    let save = Save { context, workload, mode, deadline, cancel: cancel.clone(), report: &report };
+    let save = Save {
+        context,
+        workload,
+        mode,
+        deadline,
+        cancel: cancel.clone(),
+        report: &report,
+    };
     let mut running = std::pin::pin!(save.run());
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     let result = loop {
@@ -130,10 +147,17 @@ async fn save_one<T: Send + 'static>(
     drop(tell.send(Ok(wrap(Told::Result(message)))).await);
 }
 
-#[expect(clippy::result_large_err, reason = "the type that gRPC handlers return")]
+#[expect(
+    clippy::result_large_err,
+    reason = "the type that gRPC handlers return"
+)]
 fn deadline(budget: Option<v1::Budget>) -> Result<Deadline, Status> {
-    let Some(budget) = budget else { return Ok(Deadline::NONE) };
-    let within = budget.within.ok_or_else(|| Status::invalid_argument("the budget is empty"))?;
+    let Some(budget) = budget else {
+        return Ok(Deadline::NONE);
+    };
+    let within = budget
+        .within
+        .ok_or_else(|| Status::invalid_argument("the budget is empty"))?;
     let within = Duration::try_from(within)
         .map_err(|error| Status::invalid_argument(format!("the budget: {error}")))?;
     Ok(Deadline::within(within))
@@ -162,7 +186,10 @@ impl WorkloadService for Workloads {
     ) -> Result<Response<v1::ListResponse>, Status> {
         let caller = Caller::of(&request)?;
         let workloads = self.context.registry.visible(&caller);
-        let workloads = workloads.iter().map(|one| view::workload(&self.context, one)).collect();
+        let workloads = workloads
+            .iter()
+            .map(|one| view::workload(&self.context, one))
+            .collect();
         Ok(Response::new(v1::ListResponse { workloads }))
     }
 
@@ -180,8 +207,9 @@ impl WorkloadService for Workloads {
             let found = blockers::inspect(pid, &policy).unwrap_or_default();
             (found, tree::processes(pid).unwrap_or_default())
         });
-        let (found, processes) =
-            inspected.await.map_err(|_| Status::internal("the inspection panicked"))?;
+        let (found, processes) = inspected
+            .await
+            .map_err(|_| Status::internal("the inspection panicked"))?;
         Ok(Response::new(v1::GetResponse {
             workload: Some(shown),
             blockers: found.into_iter().map(blocker).collect(),
@@ -202,7 +230,10 @@ impl WorkloadService for Workloads {
             loop {
                 let event = changes.borrow_and_update().event.clone();
                 let shown = Some(view::workload(&context, &workload));
-                let message = v1::WatchResponse { workload: shown, event };
+                let message = v1::WatchResponse {
+                    workload: shown,
+                    event,
+                };
                 if tell.send(Ok(message)).await.is_err() || changes.changed().await.is_err() {
                     return;
                 }
@@ -219,11 +250,13 @@ impl WorkloadService for Workloads {
         let request = request.into_inner();
         let deadline = deadline(request.budget)?;
         let workloads = self.select(request.selection, &caller)?;
-        let stream = self.save(workloads, Mode::Evacuate, deadline, |told| v1::EvacuateResponse {
-            event: Some(match told {
-                Told::Progress(progress) => v1::evacuate_response::Event::Progress(progress),
-                Told::Result(result) => v1::evacuate_response::Event::Result(result),
-            }),
+        let stream = self.save(workloads, Mode::Evacuate, deadline, |told| {
+            v1::EvacuateResponse {
+                event: Some(match told {
+                    Told::Progress(progress) => v1::evacuate_response::Event::Progress(progress),
+                    Told::Result(result) => v1::evacuate_response::Event::Result(result),
+                }),
+            }
         });
         Ok(Response::new(stream))
     }
@@ -236,13 +269,14 @@ impl WorkloadService for Workloads {
         let request = request.into_inner();
         let deadline = deadline(request.budget)?;
         let workloads = self.select(request.selection, &caller)?;
-        let stream =
-            self.save(workloads, Mode::Checkpoint, deadline, |told| v1::CheckpointResponse {
+        let stream = self.save(workloads, Mode::Checkpoint, deadline, |told| {
+            v1::CheckpointResponse {
                 event: Some(match told {
                     Told::Progress(progress) => v1::checkpoint_response::Event::Progress(progress),
                     Told::Result(result) => v1::checkpoint_response::Event::Result(result),
                 }),
-            });
+            }
+        });
         Ok(Response::new(stream))
     }
 
@@ -250,7 +284,9 @@ impl WorkloadService for Workloads {
         &self,
         _request: Request<v1::DrillRequest>,
     ) -> Result<Response<Self::DrillStream>, Status> {
-        Err(Status::unimplemented("this version cannot rehearse an eviction yet"))
+        Err(Status::unimplemented(
+            "this version cannot rehearse an eviction yet",
+        ))
     }
 }
 

@@ -49,7 +49,11 @@ impl Watcher for NoticeFile {
         loop {
             if let Some(within) = self.take() {
                 let deadline = Deadline::within(within);
-                return Notice { source: "file", kind: Kind::Preemption, deadline };
+                return Notice {
+                    source: "file",
+                    kind: Kind::Preemption,
+                    deadline,
+                };
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }

@@ -79,16 +79,25 @@ impl Gce {
     /// When the endpoint is not a URL.
     pub fn new(endpoint: &str, notice: Duration) -> Result<Self, GceError> {
         let base = endpoint.trim_end_matches('/').to_owned();
-        let wrong = |reason: String| GceError::Endpoint { endpoint: endpoint.to_owned(), reason };
-        let uri: http::Uri = base.parse().map_err(|error: http::uri::InvalidUri| {
-            wrong(error.to_string())
-        })?;
+        let wrong = |reason: String| GceError::Endpoint {
+            endpoint: endpoint.to_owned(),
+            reason,
+        };
+        let uri: http::Uri = base
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| wrong(error.to_string()))?;
         if uri.scheme_str() != Some("http") {
             return Err(wrong("the metadata server speaks plain http".to_owned()));
         }
         // No proxy is ever asked: the address is this machine's own business.
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { client, base, notice, etag: None, preempted: false })
+        Ok(Self {
+            client,
+            base,
+            notice,
+            etag: None,
+            preempted: false,
+        })
     }
 
     async fn ask(&mut self) -> Result<bool, GceError> {
@@ -118,7 +127,10 @@ impl Gce {
             (200, "FALSE") => false,
             (status, _) => return Err(GceError::Answer { status, body }),
         };
-        let etag = parts.headers.get("etag").and_then(|value| value.to_str().ok());
+        let etag = parts
+            .headers
+            .get("etag")
+            .and_then(|value| value.to_str().ok());
         self.etag = etag.map(str::to_owned);
         Ok(preempted)
     }
@@ -137,7 +149,11 @@ impl Watcher for Gce {
                     let before = std::mem::replace(&mut self.preempted, now);
                     if now && !before {
                         let deadline = Deadline::within(self.notice);
-                        return Notice { source: "gce", kind: Kind::Preemption, deadline };
+                        return Notice {
+                            source: "gce",
+                            kind: Kind::Preemption,
+                            deadline,
+                        };
                     }
                     if self.etag.is_none() {
                         // A server without etags cannot be waited on.

@@ -78,9 +78,15 @@ pub fn start(context: &Arc<Context>, drain: &CancellationToken) -> Watching {
     }
     let path: PathBuf = config.state_dir.join("notice");
     watchers.push(Box::new(file::NoticeFile::new(path, config.notice)));
-    let mut tasks: Vec<JoinHandle<()>> =
-        watchers.into_iter().map(|watcher| tokio::spawn(follow(watcher, report.clone()))).collect();
-    tasks.push(tokio::spawn(respond::run(notices, Arc::clone(context), drain.clone())));
+    let mut tasks: Vec<JoinHandle<()>> = watchers
+        .into_iter()
+        .map(|watcher| tokio::spawn(follow(watcher, report.clone())))
+        .collect();
+    tasks.push(tokio::spawn(respond::run(
+        notices,
+        Arc::clone(context),
+        drain.clone(),
+    )));
     Watching(tasks)
 }
 

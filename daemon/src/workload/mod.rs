@@ -14,13 +14,13 @@ use std::{
     time::SystemTime,
 };
 
+use lifeboat_criu::TcpMode;
+use lifeboat_format::manifest::{StreamPipe, TcpPolicy};
 use lifeboat_proto::{
     hold::{HoldSpec, ToHold, to_hold::Message},
     id::{CheckpointId, Epoch, WorkloadName},
     v1,
 };
-use lifeboat_criu::TcpMode;
-use lifeboat_format::manifest::{StreamPipe, TcpPolicy};
 use lifeboat_sys::pidfd::Pidfd;
 use tokio::sync::{mpsc, watch};
 
@@ -139,7 +139,13 @@ pub struct HoldMessage {
 impl Workload {
     /// A workload that does not run yet.
     #[must_use]
-    pub fn new(name: WorkloadName, owner: Caller, spec: HoldSpec, instance: String, held: bool) -> Self {
+    pub fn new(
+        name: WorkloadName,
+        owner: Caller,
+        spec: HoldSpec,
+        instance: String,
+        held: bool,
+    ) -> Self {
         let view = View {
             phase: Phase::Starting,
             pid: 0,
@@ -149,7 +155,11 @@ impl Workload {
             last_error: String::new(),
             event: "registered".to_owned(),
         };
-        let tcp = if spec.tcp == "keep" { TcpPolicy::Keep } else { TcpPolicy::Close };
+        let tcp = if spec.tcp == "keep" {
+            TcpPolicy::Keep
+        } else {
+            TcpPolicy::Close
+        };
         Self {
             name,
             owner,
@@ -230,8 +240,17 @@ impl Workload {
         message: Message,
         descriptors: Vec<std::os::fd::OwnedFd>,
     ) -> std::io::Result<()> {
-        let sender = self.hold.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let message = HoldMessage { message: ToHold { message: Some(message) }, descriptors };
+        let sender = self
+            .hold
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let message = HoldMessage {
+            message: ToHold {
+                message: Some(message),
+            },
+            descriptors,
+        };
         sender
             .and_then(|sender| sender.try_send(message).ok())
             .ok_or_else(|| std::io::Error::other("the hold is not connected or does not read"))
@@ -240,10 +259,22 @@ impl Workload {
     /// Sends a message to the hold. A hold that is not connected comes back by itself and is told
     /// then, so a message that cannot be sent is not an error here.
     pub async fn tell_hold(&self, message: Message, descriptors: Vec<std::os::fd::OwnedFd>) {
-        let sender = self.hold.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let message = ToHold { message: Some(message) };
+        let sender = self
+            .hold
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let message = ToHold {
+            message: Some(message),
+        };
         if let Some(sender) = sender
-            && sender.send(HoldMessage { message, descriptors }).await.is_err()
+            && sender
+                .send(HoldMessage {
+                    message,
+                    descriptors,
+                })
+                .await
+                .is_err()
         {
             tracing::warn!(workload = %self.name, "the hold is not connected");
         }
@@ -265,7 +296,12 @@ impl Workload {
     #[must_use]
     pub fn preserved(&self) -> Vec<PathBuf> {
         let own_shm = self.held.then(|| PathBuf::from("/dev/shm"));
-        self.spec.preserve.iter().map(PathBuf::from).chain(own_shm).collect()
+        self.spec
+            .preserve
+            .iter()
+            .map(PathBuf::from)
+            .chain(own_shm)
+            .collect()
     }
 }
 

@@ -60,7 +60,11 @@ impl Namespaces {
             uts: open(pid, "uts")?,
         };
         // The number cannot have been reused if the process is still there.
-        if process.is_alive() { Ok(namespaces) } else { Err(NamespaceError::Gone { pid }) }
+        if process.is_alive() {
+            Ok(namespaces)
+        } else {
+            Err(NamespaceError::Gone { pid })
+        }
     }
 
     /// The namespaces that CRIU is to run in; those that are the daemon's own are left out.
@@ -80,7 +84,11 @@ impl Namespaces {
     /// The path under which another process opens one of these descriptors.
     #[must_use]
     pub fn path(descriptor: &OwnedFd) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd()))
+        PathBuf::from(format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            descriptor.as_raw_fd()
+        ))
     }
 }
 
@@ -92,7 +100,11 @@ fn open(pid: u32, kind: &'static str) -> Result<OwnedFd, NamespaceError> {
 
 /// A duplicate of the descriptor, unless it is this process's own namespace.
 fn other(descriptor: &OwnedFd, kind: &'static str) -> Result<Option<OwnedFd>, NamespaceError> {
-    let fail = |source| NamespaceError::Open { kind, pid: std::process::id(), source };
+    let fail = |source| NamespaceError::Open {
+        kind,
+        pid: std::process::id(),
+        source,
+    };
     let own = fs::metadata(format!("/proc/self/ns/{kind}")).map_err(fail)?;
     let duplicate = descriptor.try_clone().map_err(fail)?;
     let file = File::from(duplicate);

@@ -45,7 +45,9 @@ pub struct Registry {
 
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, SharedWorkload>> {
-        self.workloads.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Registers a workload. One of the same name that has ended or left gives way; so does the same
@@ -59,7 +61,10 @@ impl Registry {
             let view = present.view();
             let over = matches!(view.phase, Phase::Evacuated | Phase::Ended);
             if !over && present.instance != workload.instance {
-                return Err(RegistryError::Exists { name: workload.name, pid: view.pid });
+                return Err(RegistryError::Exists {
+                    name: workload.name,
+                    pid: view.pid,
+                });
             }
         } else if workloads.len() >= WORKLOADS_MAX {
             return Err(RegistryError::Full);
@@ -73,7 +78,11 @@ impl Registry {
     ///
     /// # Errors
     /// When there is none, or it is another user's (which is not told apart).
-    pub fn find(&self, name: &WorkloadName, caller: &Caller) -> Result<SharedWorkload, RegistryError> {
+    pub fn find(
+        &self,
+        name: &WorkloadName,
+        caller: &Caller,
+    ) -> Result<SharedWorkload, RegistryError> {
         self.get(name)
             .filter(|workload| caller.may_touch(workload.owner.uid))
             .ok_or_else(|| RegistryError::Unknown { name: name.clone() })
@@ -89,13 +98,20 @@ impl Registry {
     #[must_use]
     pub fn visible(&self, caller: &Caller) -> Vec<SharedWorkload> {
         let workloads = self.lock();
-        workloads.values().filter(|one| caller.may_touch(one.owner.uid)).cloned().collect()
+        workloads
+            .values()
+            .filter(|one| caller.may_touch(one.owner.uid))
+            .cloned()
+            .collect()
     }
 
     /// Forgets a workload that has ended.
     pub fn remove(&self, workload: &SharedWorkload) {
         let mut workloads = self.lock();
-        if workloads.get(&workload.name).is_some_and(|present| Arc::ptr_eq(present, workload)) {
+        if workloads
+            .get(&workload.name)
+            .is_some_and(|present| Arc::ptr_eq(present, workload))
+        {
             workloads.remove(&workload.name);
         }
     }

@@ -71,7 +71,10 @@ pub fn processes(root: u32) -> Result<Vec<Process>, TreeError> {
 /// # Errors
 /// As for [`processes`].
 pub fn by_inner_pid(root: u32) -> Result<BTreeMap<u32, u32>, TreeError> {
-    Ok(processes(root)?.into_iter().map(|one| (one.inner_pid, one.pid)).collect())
+    Ok(processes(root)?
+        .into_iter()
+        .map(|one| (one.inner_pid, one.pid))
+        .collect())
 }
 
 /// The child of `parent` that has the number `inner_pid` in its own PID namespace.
@@ -94,7 +97,9 @@ pub fn resident_bytes(root: u32) -> u64 {
 pub fn kill(root: u32) {
     let Ok(all) = processes(root) else { return };
     for process in all {
-        let Some(pid) = i32::try_from(process.pid).ok().and_then(rustix::process::Pid::from_raw)
+        let Some(pid) = i32::try_from(process.pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
         else {
             continue;
         };
@@ -106,12 +111,16 @@ pub fn kill(root: u32) {
 }
 
 fn children(pid: u32) -> Vec<u32> {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
     threads
         .flatten()
         .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
         .flat_map(|list| {
-            list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()
+            list.split_ascii_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<u32>>()
         })
         .collect()
 }
@@ -120,13 +129,24 @@ fn read(pid: u32) -> io::Result<Process> {
     let status = fs::read(format!("/proc/{pid}/status"))?;
     let status = String::from_utf8_lossy(&status);
     let field = |name: &str| {
-        status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default()
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+            .unwrap_or_default()
     };
     let kib = |name: &str| {
-        field(name).split_ascii_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
+        field(name)
+            .split_ascii_whitespace()
+            .next()
+            .and_then(|n| n.parse::<u64>().ok())
+            .unwrap_or(0)
             * 1024
     };
-    let inner = field("NSpid:").split_ascii_whitespace().next_back().and_then(|n| n.parse().ok());
+    let inner = field("NSpid:")
+        .split_ascii_whitespace()
+        .next_back()
+        .and_then(|n| n.parse().ok());
     Ok(Process {
         pid,
         inner_pid: inner.unwrap_or(pid),
@@ -155,7 +175,11 @@ mod tests {
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let tree = processes(child.id()).unwrap();
         assert_eq!(tree[0].pid, child.id());
-        assert!(tree[1..].iter().any(|one| one.name == "cat" || one.name == "sh"));
+        assert!(
+            tree[1..]
+                .iter()
+                .any(|one| one.name == "cat" || one.name == "sh")
+        );
         assert!(resident_bytes(child.id()) > 0);
         drop(child.stdin.take());
         child.wait().unwrap();
