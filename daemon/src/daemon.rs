@@ -15,7 +15,7 @@ use lifeboat_store::{OpenError, Store};
 use crate::{
     claim::Heads,
     config::Config,
-    evacuate,
+    evacuate::{self, outcomes::Outcomes},
     journal::{Journal, JournalError},
     observe::metrics::Metrics,
     platform,
@@ -33,9 +33,6 @@ const CRIU_LOGS_MAX: usize = 40;
 
 /// Most of one log that is kept, in bytes.
 const CRIU_LOG_BYTES_MAX: u64 = 4 << 20;
-
-/// Most outcomes of evacuations that are remembered for holds that come back.
-const OUTCOMES_MAX: usize = 4096;
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -113,36 +110,11 @@ pub struct Context {
     pub journal: Journal,
     /// Figures for Prometheus.
     pub metrics: Metrics,
-    /// Evacuations that a hold may not have heard of.
+    /// Outcomes of saves that a hold may not have heard of.
     pub outcomes: Outcomes,
     /// When the daemon was started.
     pub started_at: SystemTime,
     notice: Mutex<Option<v1::Notice>>,
-}
-
-/// Evacuations by the identity of the hold, for holds that were not connected then.
-#[derive(Debug, Default)]
-pub struct Outcomes(Mutex<Vec<(String, String)>>);
-
-impl Outcomes {
-    /// Remembers that the workload of a hold was evacuated.
-    pub fn insert(&self, instance: &str, checkpoint: &str) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() == OUTCOMES_MAX {
-            all.remove(0);
-        }
-        all.push((instance.to_owned(), checkpoint.to_owned()));
-    }
-
-    /// The checkpoint to which the workload of a hold was evacuated.
-    #[must_use]
-    pub fn get(&self, instance: &str) -> Option<String> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter()
-            .rev()
-            .find(|(one, _)| one == instance)
-            .map(|(_, checkpoint)| checkpoint.clone())
-    }
 }
 
 impl Context {

@@ -21,6 +21,7 @@ mod encode;
 pub mod files;
 mod maps;
 pub mod memory;
+pub mod outcomes;
 mod pack;
 pub mod pipeline;
 pub mod proof;

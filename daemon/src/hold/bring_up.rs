@@ -53,7 +53,13 @@ impl Pipes {
                 descriptors.len()
             ));
         }
-        Ok(Self(streams.iter().map(|pipe| pipe.stream).zip(descriptors).collect()))
+        Ok(Self(
+            streams
+                .iter()
+                .map(|pipe| pipe.stream)
+                .zip(descriptors)
+                .collect(),
+        ))
     }
 }
 
@@ -74,8 +80,14 @@ pub async fn bring_up(
     let mut waiting = false;
     let claimed = context.heads.claim(&workload.name, &wish, |head| {
         if !std::mem::replace(&mut waiting, true) {
-            let stage = format!("waiting for node {} (epoch {}) to let go", head.node, head.epoch);
-            let restoring = hold::Restoring { checkpoint: String::new(), stage };
+            let stage = format!(
+                "waiting for node {} (epoch {}) to let go",
+                head.node, head.epoch
+            );
+            let restoring = hold::Restoring {
+                checkpoint: String::new(),
+                stage,
+            };
             // A line for people; the hold waits in any case.
             drop(workload.tell_hold_now(Message::Restoring(restoring), Vec::new()));
         }
@@ -92,7 +104,9 @@ pub async fn bring_up(
         Decision::Restore { latest } => {
             let restored = restore_into(context, workload, pid, process, pipes, latest).await;
             if let Err(reason) = restored {
-                let labels = RestoreLabels { succeeded: Success::No };
+                let labels = RestoreLabels {
+                    succeeded: Success::No,
+                };
                 context.metrics.restores.get_or_create(&labels).inc();
                 load::settle(context, workload, HeadState::Evacuated).await;
                 refuse(context, workload, reason).await;
@@ -108,8 +122,13 @@ async fn refuse(context: &Arc<Context>, workload: &SharedWorkload, reason: Strin
         view.last_error.clone_from(&reason);
     });
     context.registry.remove(workload);
-    let failed = hold::Failed { reason, may_start: false };
-    workload.tell_hold(Message::Failed(failed), Vec::new()).await;
+    let failed = hold::Failed {
+        reason,
+        may_start: false,
+    };
+    workload
+        .tell_hold(Message::Failed(failed), Vec::new())
+        .await;
 }
 
 async fn start(workload: &SharedWorkload, process: &Pidfd, pid: u32, reason: &'static str) {
@@ -117,7 +136,9 @@ async fn start(workload: &SharedWorkload, process: &Pidfd, pid: u32, reason: &'s
         // Not fatal: a restore may find a number taken, and says so then.
         tracing::warn!(workload = %workload.name, error, "cannot set the first PID");
     }
-    let message = Message::Start(hold::Start { reason: reason.to_owned() });
+    let message = Message::Start(hold::Start {
+        reason: reason.to_owned(),
+    });
     workload.tell_hold(message, Vec::new()).await;
 }
 
@@ -125,10 +146,15 @@ async fn start(workload: &SharedWorkload, process: &Pidfd, pid: u32, reason: &'s
 async fn number_from(process: &Pidfd, pid: u32) -> Result<(), String> {
     let namespaces = Namespaces::of(pid, process).map_err(|error| chain(&error))?;
     let criu = namespaces.for_criu().map_err(|error| chain(&error))?;
-    let Some(pid_namespace) = criu.pid else { return Ok(()) };
+    let Some(pid_namespace) = criu.pid else {
+        return Ok(());
+    };
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new("nsenter")
-        .arg(format!("--pid={}", Namespaces::path(&pid_namespace).display()))
+        .arg(format!(
+            "--pid={}",
+            Namespaces::path(&pid_namespace).display()
+        ))
         .arg("--")
         .arg(program)
         .args(["set-last-pid", &FIRST_PID.to_string()])
@@ -157,8 +183,13 @@ async fn restore_into(
         view.phase = Phase::Restoring;
     });
     let stage = "rebuilding the processes".to_owned();
-    let restoring = hold::Restoring { checkpoint: checkpoint.clone(), stage };
-    workload.tell_hold(Message::Restoring(restoring), Vec::new()).await;
+    let restoring = hold::Restoring {
+        checkpoint: checkpoint.clone(),
+        stage,
+    };
+    workload
+        .tell_hold(Message::Restoring(restoring), Vec::new())
+        .await;
     let Some(Pipes(pipes)) = pipes else {
         return Err(format!(
             "checkpoint {checkpoint} cannot be restored into this hold: it has no PID namespace of \
@@ -166,7 +197,11 @@ async fn restore_into(
         ));
     };
     let namespaces = Namespaces::of(pid, process).map_err(|error| chain(&error))?;
-    let destination = Destination { hold_pid: pid, namespaces, pipes };
+    let destination = Destination {
+        hold_pid: pid,
+        namespaces,
+        pipes,
+    };
     let running = restore::restore(context, workload, latest, destination)
         .await
         .map_err(|error| chain(&error))?;
@@ -178,9 +213,20 @@ async fn restore_into(
         pending_stdin: running.pending_stdin.clone().into(),
         loading,
     };
-    workload.tell_hold(Message::Restored(restored), Vec::new()).await;
-    context.metrics.restore.observe(began.elapsed().as_secs_f64());
-    context.metrics.restores.get_or_create(&RestoreLabels { succeeded: Success::Yes }).inc();
+    workload
+        .tell_hold(Message::Restored(restored), Vec::new())
+        .await;
+    context
+        .metrics
+        .restore
+        .observe(began.elapsed().as_secs_f64());
+    context
+        .metrics
+        .restores
+        .get_or_create(&RestoreLabels {
+            succeeded: Success::Yes,
+        })
+        .inc();
     let phase = Phase::Loading;
     let Some(tree_pid) = runs(context, workload, pid, root_pid, phase).await else {
         return Err("the restored tree ended at once".to_owned());
@@ -215,7 +261,11 @@ pub async fn runs(
     let every = Duration::from_millis(workload.spec.checkpoint_every_ms);
     if !every.is_zero() {
         let every = every.max(CHECKPOINT_INTERVAL_MIN);
-        tokio::spawn(checkpoint_every(Arc::clone(context), Arc::clone(workload), every));
+        tokio::spawn(checkpoint_every(
+            Arc::clone(context),
+            Arc::clone(workload),
+            every,
+        ));
     }
     Some(pid)
 }
@@ -227,27 +277,43 @@ pub async fn adopt(
     hold_pid: u32,
     root_pid: u32,
 ) {
+    context.outcomes.settled(&workload.instance).await;
     if let Some(checkpoint) = context.outcomes.get(&workload.instance) {
         workload.publish("evacuated before", |view| view.phase = Phase::Evacuated);
         let evacuated = hold::Evacuated { checkpoint };
-        workload.tell_hold(Message::Evacuated(evacuated), Vec::new()).await;
+        workload
+            .tell_hold(Message::Evacuated(evacuated), Vec::new())
+            .await;
         return;
     }
     runs(context, workload, hold_pid, root_pid, Phase::Running).await;
     match reclaim(context, workload).await {
-        Ok(()) => workload.tell_hold(Message::Adopted(hold::Adopted {}), Vec::new()).await,
+        Ok(()) => {
+            workload
+                .tell_hold(Message::Adopted(hold::Adopted {}), Vec::new())
+                .await
+        }
         Err(reason) => {
             tracing::error!(workload = %workload.name, reason, "adopted without a claim");
             workload.refresh(|view| view.last_error.clone_from(&reason));
-            let failed = hold::Failed { reason, may_start: true };
-            workload.tell_hold(Message::Failed(failed), Vec::new()).await;
+            let failed = hold::Failed {
+                reason,
+                may_start: true,
+            };
+            workload
+                .tell_hold(Message::Failed(failed), Vec::new())
+                .await;
         }
     }
 }
 
 /// The right to commit of a workload that ran before this daemon did.
 async fn reclaim(context: &Arc<Context>, workload: &SharedWorkload) -> Result<(), String> {
-    let present = context.heads.read(&workload.name).await.map_err(|error| chain(&error))?;
+    let present = context
+        .heads
+        .read(&workload.name)
+        .await
+        .map_err(|error| chain(&error))?;
     let right = match present {
         Some(right) if right.head.owner == workload.instance => right,
         // It was started while no daemon was there.

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::support::{Hold, Node, TestStore, check_count, counter, eventually};
+use super::support::{Hold, HoldOptions, Node, TestStore, check_count, counter, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -87,6 +87,36 @@ fn checkpoint_dies_at(point: &str) {
     assert_eq!(status, 75, "{}\n{}", first.said(), a.log());
     lines.extend(second.wait_for_lines(3, SOON));
     check_count(&lines);
+    nothing_is_left(&a);
+}
+
+/// A node that dies while it is not known whether its commit happened, and a store in which
+/// somebody else has the workload when it comes back.
+#[test]
+fn a_frozen_tree_that_was_taken_over_does_not_wake_up() {
+    let store = TestStore::folder();
+    let mut a = Node::start_to_die_at("a", &store, "committing");
+    let b = Node::start("b", &store);
+    let argv = [&*counter()];
+    let mut first = Hold::start(&a, "w", &argv);
+    first.wait_for_lines(3, SOON);
+    a.json(&["checkpoint", "w"]);
+    first.wait_for_more(3, SOON);
+    a.run(&["evacuate", "w"]);
+    a.wait_for_death(SOON);
+    let options = HoldOptions { arguments: &["--take-over"], ..HoldOptions::default() };
+    let second = Hold::start_with(&b, "w", &options, &argv);
+    second.wait_for_lines(3, SOON);
+    b.wait_for_state("w", "running", SOON);
+    let before = first.lines();
+    a.revive(&store);
+    let (status, lines) = first.wait_for_end(SOON);
+    assert_eq!(status, 75, "{}\n{}", first.said(), a.log());
+    assert_eq!(lines, before, "the workload ran twice");
+    check_count(&lines);
+    // The new owner's right is untouched.
+    second.wait_for_more(2, SOON);
+    b.evacuate("w");
     nothing_is_left(&a);
 }
 
