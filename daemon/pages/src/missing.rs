@@ -123,11 +123,6 @@ impl Missing {
         self.remaining
     }
 
-    /// Every range that is known to be mapped.
-    pub(crate) fn mapped(&self) -> impl Iterator<Item = PageRun> + '_ {
-        self.mapping.all().map(|piece| piece.now)
-    }
-
     /// Whether there is anything that [`Missing::at_rest`] would settle.
     pub(crate) fn is_unsettled(&self) -> bool {
         !self.displaced.is_empty() || !self.ghosts.is_empty()
@@ -242,7 +237,7 @@ impl Missing {
     /// Content was installed (or found there) in pages that were `captured` at the freeze.
     pub(crate) fn installed(&mut self, captured: PageRun) -> u32 {
         let cleared = self.bits.clear(self.layout.ordinals(captured));
-        self.remaining = self.remaining.saturating_sub(u64::from(cleared));
+        self.remaining -= u64::from(cleared);
         cleared
     }
 
@@ -259,7 +254,7 @@ impl Missing {
 
     /// Counts a piece out that was taken from the mapping or from the displaced.
     fn left(&mut self, piece: Piece) {
-        self.remaining = self.remaining.saturating_sub(self.count(piece));
+        self.remaining -= self.count(piece);
     }
 
     fn count(&self, piece: Piece) -> u64 {
@@ -345,7 +340,7 @@ impl Missing {
         let pieces: Vec<Piece> = self.mapping.pieces(range).collect();
         for captured in pieces.into_iter().filter_map(Piece::captured) {
             let cleared = self.bits.clear(self.layout.ordinals(captured));
-            self.remaining = self.remaining.saturating_sub(u64::from(cleared));
+            self.remaining -= u64::from(cleared);
         }
     }
 

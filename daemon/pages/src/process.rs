@@ -110,7 +110,7 @@ pub(crate) struct State {
     pub(crate) deferred: BTreeSet<PageIndex>,
     /// Since when the kernel says "try again", while something is to be installed.
     restless_since: Option<Instant>,
-    /// Everything is in, and its ranges are unregistered.
+    /// Everything is in.
     pub(crate) complete: bool,
 }
 
@@ -193,8 +193,11 @@ impl Process {
         }
     }
 
-    /// Whether nothing can be missing any more. Unregisters its ranges the first time, so that it
-    /// faults no more. What it has that is unknown stays registered, and is served until the end.
+    /// Whether nothing can be missing any more.
+    ///
+    /// Its ranges stay registered until the descriptor is closed. To unregister what is known would
+    /// cut mappings that have grown meanwhile in two, and `mremap` of the whole would fail, which
+    /// the program has no reason to expect.
     pub(crate) fn try_complete(&self) -> bool {
         let _gate = write(&self.gate);
         let mut state = lock(&self.state);
@@ -209,17 +212,8 @@ impl Process {
             Health::Restless => return false,
             Health::AtRest => state.missing.at_rest(),
         }
-        if state.missing.remaining() > 0 {
-            return false;
-        }
-        let ranges: Vec<PageRun> = state.missing.mapped().collect();
-        for range in ranges {
-            if let Err(error) = self.uffd.unregister(range) {
-                tracing::debug!(process = %self.id, %error, "a range stays registered");
-            }
-        }
-        state.complete = true;
-        true
+        state.complete = state.missing.remaining() == 0;
+        state.complete
     }
 
     /// Wakes the threads that wait in `range`; they look again.

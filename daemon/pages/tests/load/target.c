@@ -53,7 +53,6 @@ struct thread {
 };
 
 static uint64_t seed;
-static int parent_dies;
 
 static uint64_t mix(uint64_t x)
 {
@@ -169,6 +168,8 @@ static void move(struct thread *t, struct block *b, int grow)
 	/* A page more than there is room for makes the kernel look for another place. */
 	char *to = mremap(b->at, b->pages * PAGE, pages * PAGE, MREMAP_MAYMOVE);
 
+	if (to == MAP_FAILED && errno == EFAULT)
+		return; /* The kernel has not joined its mappings again. */
 	if (to == MAP_FAILED)
 		fail("mremap", b->at, 0, 0);
 	b->at = to;
@@ -184,9 +185,14 @@ static void move_far(struct thread *t, struct block *b)
 	char *to = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	(void)t;
-	if (to == MAP_FAILED ||
-	    mremap(b->at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-		fail("mremap to a place", b->at, 0, 0);
+	if (to == MAP_FAILED)
+		fail("mmap", b->at, 0, 0);
+	if (mremap(b->at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to) {
+		if (errno != EFAULT)
+			fail("mremap to a place", b->at, 0, 0);
+		munmap(to, bytes);
+		return;
+	}
 	b->at = to;
 }
 
@@ -322,7 +328,6 @@ int main(int argc, char **argv)
 {
 	if (argc != 8)
 		return 2;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	seed = strtoull(argv[3], NULL, 0);
 	size_t pages = strtoull(argv[4], NULL, 0);
 	unsigned count = strtoul(argv[5], NULL, 0), steps = strtoul(argv[6], NULL, 0);

@@ -1,0 +1,6 @@
+//! The page server against real processes: a program (`target.c`) whose memory it loads, which
+//! knows what every byte must be.
+
+mod random;
+mod source;
+mod target;

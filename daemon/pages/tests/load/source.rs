@@ -1,0 +1,98 @@
+//! Frames from memory, with the weather of a test.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_format::{
+    Codec, Decoder,
+    frame::{FrameRef, StoredFrame, VerifiedFrame},
+    seal::Seal,
+};
+use lifeboat_pages::{FetchError, FrameSource, Urgency};
+
+/// What happens to one fetch: how long it takes, and whether it fails.
+pub type Weather = Box<dyn Fn(u64, Urgency) -> (Duration, bool) + Send + Sync>;
+
+/// Frames in memory.
+pub struct MemorySource {
+    frames: Vec<(FrameRef, Bytes)>,
+    weather: Weather,
+    fetches: AtomicU64,
+}
+
+impl fmt::Debug for MemorySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySource")
+            .field("frames", &self.frames.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MemorySource {
+    pub fn new(contents: Vec<Vec<u8>>, weather: Weather) -> Self {
+        let frame = |content: Vec<u8>| {
+            let bytes = u32::try_from(content.len()).unwrap();
+            let frame = FrameRef {
+                pack: 0,
+                offset: 0,
+                stored_bytes: bytes,
+                raw_bytes: bytes,
+                codec: Codec::Raw,
+                digest: Seal::plain().frame_digest(&content),
+            };
+            (frame, Bytes::from(content))
+        };
+        let frames = contents.into_iter().map(frame).collect();
+        Self {
+            frames,
+            weather,
+            fetches: AtomicU64::new(0),
+        }
+    }
+
+    pub fn calm() -> Weather {
+        Box::new(|_, _| (Duration::ZERO, false))
+    }
+
+    pub fn delayed(delay: Duration) -> Weather {
+        Box::new(move |_, _| (delay, false))
+    }
+}
+
+#[async_trait]
+impl FrameSource for MemorySource {
+    async fn fetch(
+        &self,
+        frames: &[u32],
+        urgency: Urgency,
+    ) -> Result<Vec<VerifiedFrame>, FetchError> {
+        let number = self.fetches.fetch_add(1, Ordering::Relaxed);
+        let (delay, fails) = (self.weather)(number, urgency);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if fails {
+            return Err(FetchError::Unavailable {
+                object: "memory".to_owned(),
+                offset: 0,
+                bytes: 0,
+                waited: delay,
+                attempts: 1,
+                source: "the weather is bad".into(),
+            });
+        }
+        let verified = |frame: &u32| {
+            let (frame, bytes) = &self.frames[*frame as usize];
+            let sealed = StoredFrame::new(bytes.clone())
+                .verify(frame, &Seal::plain())
+                .unwrap();
+            sealed.decode(&mut Decoder::new()).unwrap()
+        };
+        Ok(frames.iter().map(verified).collect())
+    }
+}
