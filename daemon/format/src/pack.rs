@@ -29,7 +29,7 @@ use crate::{
     error::{FormatError, Object, Problem},
     frame::{FRAME_BYTES_MAX, FrameRef},
     owner::FrameOwner,
-    seal::Seal,
+    seal::{Digest, Seal},
 };
 
 /// Usual size of a pack, in bytes: large enough for a store's throughput, small enough for many in
@@ -171,12 +171,30 @@ impl PackBuilder {
         raw_bytes: usize,
         owner: &FrameOwner,
     ) -> Result<FrameRef, FormatError> {
+        let digest = self.seal.frame_digest(payload);
+        self.append_sealed(payload, codec, raw_bytes, digest, owner)
+    }
+
+    /// Like [`PackBuilder::append`], with a digest that [`Seal::frame_digest`] made of the payload
+    /// elsewhere: so several threads hash for one that fills packs.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackBuilder::encode`].
+    pub fn append_sealed(
+        &mut self,
+        payload: &[u8],
+        codec: Codec,
+        raw_bytes: usize,
+        digest: Digest,
+        owner: &FrameOwner,
+    ) -> Result<FrameRef, FormatError> {
         self.check_frame(raw_bytes, owner)?;
         check_stored(codec, payload.len() as u64, raw_bytes as u64)
             .map_err(|problem| invalid("stored_bytes", problem))?;
         let begin = self.buffer.len();
         self.buffer.extend_from_slice(payload);
-        Ok(self.seal_frame(begin, codec, raw_bytes, owner))
+        Ok(self.note_frame(begin, codec, raw_bytes, digest, owner))
     }
 
     /// Whether the target is reached: time to [`PackBuilder::finish`].
@@ -235,6 +253,7 @@ impl PackBuilder {
         Err(invalid("size", problem))
     }
 
+    /// Notes the frame whose payload begins at `begin` and ends where the buffer ends.
     fn seal_frame(
         &mut self,
         begin: usize,
@@ -242,14 +261,26 @@ impl PackBuilder {
         raw_bytes: usize,
         owner: &FrameOwner,
     ) -> FrameRef {
-        let payload = &self.buffer[begin..];
+        let digest = self.seal.frame_digest(&self.buffer[begin..]);
+        self.note_frame(begin, codec, raw_bytes, digest, owner)
+    }
+
+    fn note_frame(
+        &mut self,
+        begin: usize,
+        codec: Codec,
+        raw_bytes: usize,
+        digest: Digest,
+        owner: &FrameOwner,
+    ) -> FrameRef {
+        let stored_bytes = self.buffer.len() - begin;
         let frame = FrameRef {
             pack: self.index,
             offset: begin as u64,
-            stored_bytes: u32::try_from(payload.len()).expect("bounded by FRAME_BYTES_MAX"),
+            stored_bytes: u32::try_from(stored_bytes).expect("bounded by FRAME_BYTES_MAX"),
             raw_bytes: u32::try_from(raw_bytes).expect("bounded by FRAME_BYTES_MAX"),
             codec,
-            digest: self.seal.frame_digest(payload),
+            digest,
         };
         let entry = image::PackFrame {
             stored_bytes: frame.stored_bytes,

@@ -122,7 +122,7 @@ fn a_pack_of_another_size_than_its_directory_says_is_refused() {
 }
 
 #[test]
-fn what_is_filled_in_place_is_like_what_is_copied() {
+fn what_is_filled_in_place_or_sealed_elsewhere_is_like_what_is_encoded() {
     let seal = Seal::plain();
     let raw = sample::noise();
     let owner = FrameOwner::Files { offset: 0 };
@@ -140,5 +140,11 @@ fn what_is_filled_in_place_is_like_what_is_copied() {
         })
         .unwrap();
     assert_eq!(done.unwrap().raw_bytes, 4096);
-    assert_eq!(filled.finish(), copied.finish());
+    let mut sealed = PackBuilder::new(0, &sample::origin(), &seal);
+    sealed
+        .append_sealed(&raw, Codec::Raw, raw.len(), seal.frame_digest(&raw), &owner)
+        .unwrap();
+    let copied = copied.finish();
+    assert_eq!(filled.finish(), copied);
+    assert_eq!(sealed.finish(), copied);
 }
