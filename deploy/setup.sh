@@ -1,16 +1,17 @@
 #!/bin/bash
-# setup.sh [--tests]: installs what a fresh Debian 12/13 or Ubuntu 24.04 lacks to build and run Lifeboat;
-# with --tests also what its tests need. Idempotent; says in a line what it does; quick if nothing is missing.
+# setup.sh [--demo | --tests]: installs what a fresh Debian 12/13 or Ubuntu 24.04 lacks to build and run Lifeboat;
+# with --demo or --tests also what these need. Idempotent; says in a line what it does; quick if nothing is missing.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib/debian.sh
 . "$here/lib/debian.sh"
-tests=
+tests='' demo=''
 for arg; do
   case $arg in
+    --demo) demo=1;;
     --tests) tests=1;;
     -h | --help) sed -n '2,3s/^# //p' "$0"; exit 0;;
-    *) die "unknown option $arg (there is only --tests)";;
+    *) die "unknown option $arg (there are --demo and --tests)";;
   esac
 done
 need_root
@@ -40,9 +41,12 @@ want iproute2 ip tc
 want util-linux nsenter unshare flock
 # CRIU comes from Debian; elsewhere its mirror must be named as well (LIFEBOAT_DEBIAN_MIRROR).
 want debian-archive-keyring '/usr/share/keyrings/debian-archive-keyring.*'
-if [ -n "$tests" ]; then
+if [ -n "$demo$tests" ]; then
   want redis-server redis-server
   want redis-tools redis-cli redis-benchmark
+  want openssl openssl
+fi
+if [ -n "$tests" ]; then
   want postgresql '/usr/lib/postgresql/*/bin/initdb' '/usr/lib/postgresql/*/bin/postgres'
   want postgresql-contrib '/usr/lib/postgresql/*/bin/pgbench'
   want default-jdk-headless javac java
@@ -50,7 +54,6 @@ if [ -n "$tests" ]; then
   want nodejs node
   want bsdutils script
   want procps ps pgrep
-  want openssl openssl
   # to build CRIU's own test programs
   want make make
   want dpkg-dev dpkg-source

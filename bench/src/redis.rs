@@ -21,7 +21,7 @@ pub(crate) enum Command {
     /// Print a digest of that data, as read back through the server
     Digest(Data),
     /// Write without a pause, whatever happens to the server, and record what was acknowledged;
-    /// ends when standard input does
+    /// ends on SIGTERM or SIGINT
     Write(Write),
     /// Check that every acknowledged write is there
     Check(Check),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     connection::Connection,
@@ -40,7 +41,7 @@ struct Writer {
     lost_at: Option<Instant>,
 }
 
-/// Writes until standard input ends.
+/// Writes until SIGTERM or SIGINT.
 pub(super) async fn write(address: SocketAddr, record: &Path, rate: u32) -> anyhow::Result<()> {
     let recorder = Recorder::create(record)?;
     let mut writer = Writer {
@@ -50,7 +51,14 @@ pub(super) async fn write(address: SocketAddr, record: &Path, rate: u32) -> anyh
         lost_at: None,
     };
     let pause = Duration::from_secs(1) / rate.max(1);
-    let ended = tokio::task::spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink()));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let ended = tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
     while !ended.is_finished() {
         let Ok(connection) = Connection::open(address).await else {
             tokio::time::sleep(RETRY_INTERVAL).await;
