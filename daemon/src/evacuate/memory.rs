@@ -9,16 +9,14 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use lifeboat_format::frame::FRAME_PAGES_MAX;
 use lifeboat_proto::units::PageRun;
 use lifeboat_sys::{
+    maps::{self, Mapping, MapsError},
     pagemap::{Pagemap, PagemapError, Query},
     vm::{RemoteMemory, VmError},
 };
 
 use rustix::process::Pid;
 
-use super::{
-    maps::{self, Mapping},
-    pipeline::{Intake, Job, PipelineError},
-};
+use super::pipeline::{Intake, Job, PipelineError};
 use crate::workload::tree::{self, TreeError};
 
 /// Why memory cannot be captured.
@@ -40,7 +38,7 @@ pub enum CaptureError {
         pid: u32,
         /// What went wrong.
         #[source]
-        source: io::Error,
+        source: MapsError,
     },
     /// The page map cannot be read.
     #[error("find the pages of process {pid}")]
@@ -107,23 +105,18 @@ pub(super) fn pids(root: u32) -> Result<BTreeMap<u32, u32>, CaptureError> {
 
 /// Finds what is to be captured of a frozen process.
 pub(super) fn find(pid: u32, inner_pid: u32) -> Result<Space, CaptureError> {
-    let mappings = maps::read(pid).map_err(|source| CaptureError::Maps { pid, source })?;
-    let locked = maps::locked_runs(pid).map_err(|source| CaptureError::Maps { pid, source })?;
+    let process = number(pid)?;
+    // The listing with flags walks all page tables: it is read only of who has locked memory.
+    let mappings = if locks_memory(pid)? { maps::read_with_flags(process) } else { maps::read(process) }
+        .map_err(|source| CaptureError::Maps { pid, source })?;
     let mut captured: Vec<PageRun> = Vec::new();
     for mapping in mappings.iter().filter(|mapping| is_captured(mapping)) {
-        if locked
-            .iter()
-            .any(|run| run.intersection(mapping.run).is_some())
-        {
-            continue;
-        }
         match captured.last_mut() {
             Some(last) if last.end() == mapping.run.start => last.pages += mapping.run.pages,
             _ => captured.push(mapping.run),
         }
     }
     let fail = |source| CaptureError::Pagemap { pid, source };
-    let process = number(pid)?;
     let pagemap = Pagemap::open(process).map_err(fail)?;
     let mut present = Vec::new();
     for run in &captured {
@@ -150,11 +143,22 @@ pub(super) fn number(pid: u32) -> Result<Pid, CaptureError> {
         .ok_or(CaptureError::Unknown { pid })
 }
 
-/// Whether Lifeboat captures a mapping: private, anonymous, not executable, and nothing special.
+/// Whether Lifeboat captures a mapping: private, anonymous, not executable, not a stack, and nothing
+/// that a restore could not load lazily.
 fn is_captured(mapping: &Mapping) -> bool {
-    let ordinary =
-        mapping.name.is_empty() || mapping.name == b"[heap]" || mapping.name.starts_with(b"[anon:");
-    ordinary && !mapping.shared && mapping.inode == 0 && !mapping.executable
+    mapping.is_private_anonymous()
+        && !mapping.permissions.execute
+        && !mapping.name.starts_with(b"[stack")
+        && mapping.can_be_lazy() != Some(false)
+}
+
+/// Whether a process has locked memory.
+fn locks_memory(pid: u32) -> Result<bool, CaptureError> {
+    let what = "read the status of a frozen process";
+    let status = std::fs::read(format!("/proc/{pid}/status"))
+        .map_err(|source| CaptureError::System { what, source })?;
+    let locked = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"VmLck:"));
+    Ok(locked.is_some_and(|rest| rest.trim_ascii() != b"0 kB"))
 }
 
 /// Hands the present pages of a space to the pipeline, a frame at a time.

@@ -19,7 +19,6 @@ pub mod commit;
 pub mod describe;
 mod encode;
 pub mod files;
-mod maps;
 pub mod memory;
 pub mod outcomes;
 mod pack;

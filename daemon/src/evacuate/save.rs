@@ -382,7 +382,7 @@ impl Save<'_> {
         pipeline: Pipeline,
         body: &Body,
     ) -> Result<(), SaveError> {
-        let described = match self.mode {
+        let mut described = match self.mode {
             Mode::Evacuate => Some(described),
             Mode::Checkpoint => {
                 let committing = described.committing().await.map_err(SaveError::Describe)?;
@@ -391,7 +391,15 @@ impl Save<'_> {
                 None
             }
         };
-        let stored = self.store(prepared, &captured, pipeline, body).await;
+        let storing = self.store(prepared, &captured, pipeline, body);
+        let stored = match described.as_mut() {
+            None => storing.await,
+            // A tree that is not held any more has gone on: what was read of it is the past.
+            Some(described) => tokio::select! {
+                stored = storing => stored,
+                lost = described.lost() => Err(SaveError::Describe(lost)),
+            },
+        };
         let manifest = match stored {
             Ok(manifest) => manifest,
             Err(error) => {

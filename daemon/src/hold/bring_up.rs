@@ -21,7 +21,7 @@ use crate::{
     deadline::Deadline,
     evacuate::{Mode, Save, report::SaveReport},
     observe::{
-        chain,
+        chain, failpoint,
         metrics::{RestoreLabels, Success},
     },
     restore::{self, Destination, load},
@@ -102,6 +102,7 @@ pub async fn bring_up(
     match decision {
         Decision::Start { reason } => start(workload, process, pid, reason).await,
         Decision::Restore { latest } => {
+            failpoint::reach("restore-claimed");
             let restored = restore_into(context, workload, pid, process, pipes, latest).await;
             if let Err(reason) = restored {
                 let labels = RestoreLabels {
@@ -205,6 +206,7 @@ async fn restore_into(
     let running = restore::restore(context, workload, latest, destination)
         .await
         .map_err(|error| chain(&error))?;
+    failpoint::reach("restore-resumed");
     let root_pid = running.restored.root_pid;
     let loading = !running.complete;
     let restored = hold::Restored {
@@ -227,6 +229,8 @@ async fn restore_into(
             succeeded: Success::Yes,
         })
         .inc();
+    let saved = running.saved.clone();
+    workload.refresh(|view| view.last_checkpoint = Some(saved));
     let phase = Phase::Loading;
     let Some(tree_pid) = runs(context, workload, pid, root_pid, phase).await else {
         return Err("the restored tree ended at once".to_owned());

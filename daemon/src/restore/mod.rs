@@ -28,7 +28,11 @@ use lifeboat_store::StoreError;
 use crate::{
     daemon::Context,
     evacuate::memory::CaptureError,
-    workload::{Workload, namespaces::{NamespaceError, Namespaces}},
+    observe::failpoint,
+    workload::{
+        Workload,
+        namespaces::{NamespaceError, Namespaces},
+    },
 };
 
 /// Why a checkpoint was not restored. Nothing of it runs; it can be restored again.
@@ -137,6 +141,8 @@ pub struct Running {
     pub pending_stdin: Vec<u8>,
     /// Serves the pages that are missing.
     pub server: Arc<lifeboat_pages::PageServer>,
+    /// The checkpoint that was restored.
+    pub saved: crate::workload::Saved,
     /// Whether all of them are in.
     pub complete: bool,
     /// When the restore began.
@@ -161,6 +167,7 @@ pub async fn restore(
         elapsed_ms = began.elapsed().as_millis(),
         "manifest and images read"
     );
+    failpoint::reach("restore-opened");
     open::extract_files(workload, &opened, &destination.namespaces).await?;
     rebuild::rebuild(context, workload, opened, destination, began).await
 }

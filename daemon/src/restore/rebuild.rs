@@ -3,17 +3,21 @@
 use std::{
     os::fd::OwnedFd,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant, SystemTime},
 };
 
 use lifeboat_criu::{InheritedPipe, LazyEvent, Restore, RestoreRequest, images::ImagesError};
-use lifeboat_format::manifest::Stream;
+use lifeboat_format::{Manifest, manifest::Stream};
 use lifeboat_pages::{Guard, Options, PageServer, Run, Space};
 use lifeboat_proto::hold::{self, to_hold::Message};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{Destination, RestoreError, Running, images::StoredImages, open::Opened};
-use crate::{daemon::Context, observe::chain, workload::Workload};
+use crate::{
+    daemon::Context,
+    observe::chain,
+    workload::{Saved, Workload},
+};
 
 /// The bit of `MADV_WIPEONFORK` (madvise(2)) in a mapping's advice.
 const WIPED_ON_FORK: u64 = 1 << 18;
@@ -31,13 +35,18 @@ pub(super) async fn rebuild(
 ) -> Result<Running, RestoreError> {
     let spaces = spaces(&opened)?;
     let pending_stdin = pending_stdin(&opened)?;
-    let guard = HoldGuard { workload: Arc::clone(workload) };
+    let guard = HoldGuard {
+        workload: Arc::clone(workload),
+    };
     let options = Options::new(Handle::current()).guarded_by(Arc::new(guard));
     let server = PageServer::start(Arc::clone(&opened.source), spaces, options)
         .map_err(RestoreError::PageServer)?;
     let server = Arc::new(server);
     let work_dir = context.work_dir().map_err(RestoreError::WorkDir)?;
-    let namespaces = destination.namespaces.for_criu().map_err(RestoreError::Namespaces)?;
+    let namespaces = destination
+        .namespaces
+        .for_criu()
+        .map_err(RestoreError::Namespaces)?;
     let mut request = RestoreRequest::new(namespaces, work_dir.clone());
     request.tcp = workload.tcp_mode();
     request.inherit = inherited(&opened, destination.pipes);
@@ -66,12 +75,13 @@ pub(super) async fn rebuild(
         rebuilt.resume().await.map_err(RestoreError::Rebuild)
     }
     .await;
-    drop(std::fs::remove_dir_all(&work_dir.here));
+    context.put_away(&work_dir.here, &opened.manifest.checkpoint.to_string());
     match result {
         Ok(restored) => Ok(Running {
             restored,
             pending_stdin,
             server,
+            saved: saved(&opened.manifest),
             complete: workload.spec.eager,
             began,
         }),
@@ -82,6 +92,16 @@ pub(super) async fn rebuild(
             }
             Err(error)
         }
+    }
+}
+
+/// The checkpoint in short.
+fn saved(manifest: &Manifest) -> Saved {
+    Saved {
+        id: manifest.checkpoint,
+        frozen_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(manifest.frozen_at_unix_ns),
+        memory_bytes: manifest.memory_bytes,
+        epoch: manifest.epoch,
     }
 }
 
@@ -114,16 +134,33 @@ fn spaces(opened: &Opened) -> Result<Vec<Space>, RestoreError> {
     let tasks = opened.images.tasks().map_err(RestoreError::Images)?;
     let mut spaces = Vec::with_capacity(tasks.len());
     for task in tasks.iter().filter(|task| !task.zombie) {
-        let stored = opened.manifest.address_spaces.iter().find(|space| space.pid == task.pid);
-        let mappings = opened.images.mappings(task.pid).map_err(RestoreError::Images)?;
-        let lazy = mappings.iter().filter(|one| one.lazy).map(|one| one.run).collect();
-        let wiped = mappings.iter().filter(|one| one.advice & WIPED_ON_FORK != 0).map(|one| one.run);
-        let runs = stored.iter().flat_map(|space| space.runs.iter()).map(|one| Run {
-            start: one.run.start,
-            pages: u32::try_from(one.run.pages).unwrap_or(u32::MAX),
-            frame: one.frame,
-            frame_page: one.frame_page,
-        });
+        let stored = opened
+            .manifest
+            .address_spaces
+            .iter()
+            .find(|space| space.pid == task.pid);
+        let mappings = opened
+            .images
+            .mappings(task.pid)
+            .map_err(RestoreError::Images)?;
+        let lazy = mappings
+            .iter()
+            .filter(|one| one.lazy)
+            .map(|one| one.run)
+            .collect();
+        let wiped = mappings
+            .iter()
+            .filter(|one| one.advice & WIPED_ON_FORK != 0)
+            .map(|one| one.run);
+        let runs = stored
+            .iter()
+            .flat_map(|space| space.runs.iter())
+            .map(|one| Run {
+                start: one.run.start,
+                pages: u32::try_from(one.run.pages).unwrap_or(u32::MAX),
+                frame: one.frame,
+                frame_page: one.frame_page,
+            });
         spaces.push(Space {
             pid: task.pid,
             runs: runs.collect(),
@@ -144,7 +181,10 @@ fn pending_stdin(opened: &Opened) -> Result<Vec<u8>, RestoreError> {
     let data = opened.images.pipe_data().map_err(RestoreError::Images)?;
     // CRIU keeps the low half of an inode.
     let inode = u32::try_from(stdin.inode & u64::from(u32::MAX)).unwrap_or(0);
-    Ok(data.get(&inode).map(|bytes| bytes.to_vec()).unwrap_or_default())
+    Ok(data
+        .get(&inode)
+        .map(|bytes| bytes.to_vec())
+        .unwrap_or_default())
 }
 
 /// The new hold's pipes in the place of the old one's.
@@ -167,7 +207,8 @@ struct HoldGuard {
 
 impl Guard for HoldGuard {
     fn keep(&self, uffd: OwnedFd) -> std::io::Result<()> {
-        self.workload.tell_hold_now(Message::Guard(hold::Guard {}), vec![uffd])
+        self.workload
+            .tell_hold_now(Message::Guard(hold::Guard {}), vec![uffd])
     }
 }
 
