@@ -26,7 +26,7 @@ use crate::{
     Bundle, DumpRequest, ImageError, ImageSet, ImageSink, LogSummary, WorkDir,
     capture::{self, CaptureError},
     command::{self, Criu, EXIT_WITHIN, Invocation, StartError},
-    filter::{self, FilterError},
+    filter::{self, FilterError, SharedObject},
     gone,
     hook::{Hook, HookListener, Stage},
     images::ImagesError,
@@ -44,7 +44,7 @@ const LOG: &str = "dump.log";
 /// What CRIU asks the daemon while it dumps.
 pub trait DumpDelegate: Send + Sync + 'static {
     /// Every thread of the tree is stopped now and stays so until the verdict: reading memory may
-    /// start. Called once, before the first [`DumpDelegate::hidden`]. Must return at once.
+    /// start. Called once, before all other questions. Must return at once.
     fn frozen(&self);
 
     /// The pages of the process (PID as CRIU sees it) that CRIU shall not see, ascending and
@@ -58,6 +58,26 @@ pub trait DumpDelegate: Send + Sync + 'static {
     /// # Errors
     /// Aborts the dump.
     fn hidden(&self, inner_pid: u32) -> Result<Vec<PageRun>, ImageError>;
+
+    /// The pages of a shared memory object (counted from its beginning) that CRIU shall not see.
+    /// Called once for each object, for other files too; on a thread that may block.
+    ///
+    /// A restore must fill them: see [`crate::images::shared`].
+    ///
+    /// # Errors
+    /// Aborts the dump.
+    fn hidden_object(&self, object: SharedObject) -> Result<Vec<PageRun>, ImageError> {
+        let _ = object;
+        Ok(Vec::new())
+    }
+
+    /// What CRIU shall read as `/proc/PID/smaps` of the process; `None`: the file itself, which
+    /// takes the kernel 20 to 60 ms for each GiB of small pages. See [`crate::smaps::Smaps`].
+    /// Called before [`DumpDelegate::hidden`] for the same process; on a thread that may block.
+    fn smaps(&self, inner_pid: u32) -> Option<Vec<u8>> {
+        let _ = inner_pid;
+        None
+    }
 }
 
 /// Why a dump failed. Unless said otherwise the tree runs on.

@@ -1,9 +1,16 @@
 //! The daemon's end of the page filter's socket. What the filter does is written in
 //! `daemon/preload/src/lib.rs`, what both say in `protocol.rs` there.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Seek, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use lifeboat_proto::units::PageRun;
+use lifeboat_sys::fdpass::{self, FdPassError};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt,
 };
@@ -13,6 +20,24 @@ use crate::{DumpDelegate, ImageError, protocol};
 
 /// How long the filter waits for an answer before it fails CRIU's call.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whose pages the filter asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A process, by its PID as CRIU sees it.
+    Process(u32),
+    /// A shared memory object.
+    Object(SharedObject),
+}
+
+/// A shared memory object: anonymous shared memory, a memfd, System V shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SharedObject {
+    /// Device, as stat(2) tells it.
+    pub device: u64,
+    /// Inode. CRIU names its images after its low 32 bits (`pagemap-shmem-INODE.img`).
+    pub inode: u64,
+}
 
 /// Why the filter could not be served. The dump is aborted.
 #[derive(Debug, thiserror::Error)]
@@ -24,20 +49,27 @@ pub enum FilterError {
     #[error("the page filter sent {0} bytes that are not a question")]
     Question(usize),
     /// The delegate did not say what is hidden.
-    #[error("find the hidden pages of process {pid}")]
+    #[error("find the hidden pages of {owner:?}")]
     Delegate {
-        /// PID as CRIU sees it.
-        pid: u32,
+        /// Whose.
+        owner: Owner,
         /// Why.
         source: ImageError,
     },
     /// The delegate named too many or unordered runs.
-    #[error("hidden pages of process {pid} are not ascending, disjoint and at most {max} runs",
+    #[error("hidden pages of {owner:?} are not ascending, disjoint and at most {max} runs",
         max = protocol::RANGES_MAX)]
     Runs {
-        /// PID as CRIU sees it.
-        pid: u32,
+        /// Whose.
+        owner: Owner,
     },
+}
+
+/// What the filter asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Hidden(Owner),
+    Smaps(u32),
 }
 
 /// Makes the socket: the daemon's end, and the one that CRIU inherits.
@@ -57,27 +89,45 @@ pub(crate) async fn serve(
     delegate: Arc<dyn DumpDelegate>,
 ) -> Result<(), FilterError> {
     let mut frozen = false;
-    while let Some(pid) = question(&socket).await? {
+    while let Some(question) = question(&socket).await? {
         if !frozen {
             delegate.frozen();
             frozen = true;
         }
-        let asked = Arc::clone(&delegate);
-        let hidden = tokio::task::spawn_blocking(move || asked.hidden(pid)).await;
-        let runs = match hidden {
-            Ok(Ok(runs)) => runs,
-            Ok(Err(source)) => return Err(FilterError::Delegate { pid, source }),
-            Err(panic) => {
-                return Err(FilterError::Delegate {
-                    pid,
-                    source: panic.into(),
+        let delegate = Arc::clone(&delegate);
+        match question {
+            Question::Hidden(owner) => {
+                let hidden = tokio::task::spawn_blocking(move || match owner {
+                    Owner::Process(pid) => delegate.hidden(pid),
+                    Owner::Object(object) => delegate.hidden_object(object),
                 });
+                let runs = hidden.await.unwrap_or_else(|panic| Err(panic.into()));
+                let runs = runs.map_err(|source| FilterError::Delegate { owner, source })?;
+                let ranges = ranges(&runs).ok_or(FilterError::Runs { owner })?;
+                answer(&socket, &ranges).await?;
             }
-        };
-        let ranges = ranges(&runs).ok_or(FilterError::Runs { pid })?;
-        answer(&socket, &ranges).await?;
+            Question::Smaps(pid) => {
+                let file = tokio::task::spawn_blocking(move || {
+                    delegate.smaps(pid).map(|text| in_memory(&text)).transpose()
+                });
+                let file = file
+                    .await
+                    .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+                let file = file.map_err(FilterError::Socket)?;
+                answer_smaps(&socket, file).await?;
+            }
+        }
     }
     Ok(())
+}
+
+/// A file in memory, to be read from its beginning.
+fn in_memory(text: &[u8]) -> io::Result<File> {
+    let fd = rustix::fs::memfd_create("smaps", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(fd);
+    file.write_all(text)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// The runs as address ranges, adjacent ones joined; `None` if they are not in order.
@@ -97,35 +147,69 @@ fn ranges(runs: &[PageRun]) -> Option<Vec<(u64, u64)>> {
     (ranges.len() <= protocol::RANGES_MAX).then_some(ranges)
 }
 
-/// The process that is asked about; `None` at the end.
-async fn question(socket: &UnixStream) -> Result<Option<u32>, FilterError> {
+/// The next question; `None` at the end.
+async fn question(socket: &UnixStream) -> Result<Option<Question>, FilterError> {
     let mut bytes = [0; protocol::QUESTION_BYTES];
-    let received = socket
-        .async_io(Interest::READABLE, || {
-            let (_, length) = recv(socket, &mut bytes[..], RecvFlags::TRUNC)?;
-            Ok(length)
-        })
-        .await
-        .map_err(FilterError::Socket)?;
-    let (magic, pid) = bytes.split_at(4);
-    match received {
+    let receive = || Ok(recv(socket, &mut bytes[..], RecvFlags::TRUNC)?.1);
+    let received = socket.async_io(Interest::READABLE, receive).await;
+    match received.map_err(FilterError::Socket)? {
         0 => Ok(None),
-        protocol::QUESTION_BYTES if magic == protocol::QUESTION_MAGIC.to_ne_bytes() => {
-            let pid = pid
-                .try_into()
-                .map_err(|_| FilterError::Question(received))?;
-            Ok(Some(u32::from_ne_bytes(pid)))
+        protocol::QUESTION_BYTES => {
+            let question = parse(&bytes);
+            question
+                .map(Some)
+                .ok_or(FilterError::Question(protocol::QUESTION_BYTES))
         }
-        _ => Err(FilterError::Question(received)),
+        other => Err(FilterError::Question(other)),
     }
 }
 
-async fn answer(socket: &UnixStream, ranges: &[(u64, u64)]) -> Result<(), FilterError> {
+fn parse(bytes: &[u8; protocol::QUESTION_BYTES]) -> Option<Question> {
+    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    let (magic, kind, a, b) = (word(0)?, word(4)?, long(8)?, long(16)?);
+    match (magic, kind) {
+        (protocol::QUESTION_MAGIC, protocol::ASK_PROCESS) => {
+            Some(Question::Hidden(Owner::Process(a.try_into().ok()?)))
+        }
+        (protocol::QUESTION_MAGIC, protocol::ASK_OBJECT) => {
+            Some(Question::Hidden(Owner::Object(SharedObject {
+                device: a,
+                inode: b,
+            })))
+        }
+        (protocol::QUESTION_MAGIC, protocol::ASK_SMAPS) => {
+            Some(Question::Smaps(a.try_into().ok()?))
+        }
+        _ => None,
+    }
+}
+
+/// An answer's first message.
+fn head(count: usize) -> [u8; protocol::ANSWER_BYTES] {
     let mut head = [0; protocol::ANSWER_BYTES];
     head[..4].copy_from_slice(&protocol::ANSWER_MAGIC.to_ne_bytes());
-    let count = u64::try_from(ranges.len()).expect("at most RANGES_MAX");
+    let count = u64::try_from(count).expect("at most RANGES_MAX");
     head[8..].copy_from_slice(&count.to_ne_bytes());
-    send_message(socket, &head).await?;
+    head
+}
+
+async fn answer_smaps(socket: &UnixStream, file: Option<File>) -> Result<(), FilterError> {
+    let fds: Vec<BorrowedFd<'_>> = file.iter().map(AsFd::as_fd).collect();
+    let head = head(fds.len());
+    let send = || match fdpass::send(socket, &head, &fds) {
+        Ok(_) => Ok(()),
+        Err(FdPassError::Send { source, .. }) => Err(source),
+        Err(other) => Err(io::Error::other(other)),
+    };
+    socket
+        .async_io(Interest::WRITABLE, send)
+        .await
+        .map_err(FilterError::Socket)
+}
+
+async fn answer(socket: &UnixStream, ranges: &[(u64, u64)]) -> Result<(), FilterError> {
+    send_message(socket, &head(ranges.len())).await?;
 
     let mut message = Vec::with_capacity(protocol::RANGES_PER_MESSAGE * protocol::RANGE_BYTES);
     for part in ranges.chunks(protocol::RANGES_PER_MESSAGE) {

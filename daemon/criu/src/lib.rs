@@ -29,6 +29,7 @@ pub mod log;
 pub mod request;
 pub mod restore;
 pub mod serve;
+pub mod smaps;
 mod task;
 pub mod wire;
 
@@ -38,8 +39,10 @@ mod protocol;
 
 pub use bundle::{Bundle, BundleError, CriuVersion};
 pub use dump::{Committing, Described, Dump, DumpDelegate, DumpError, Pending};
+pub use filter::SharedObject;
 pub use image_io::{ImageError, ImageReader, ImageSink, ImageSource, ImageWriter};
 pub use images::ImageSet;
 pub use log::{LogSummary, Refusal};
 pub use request::{DumpRequest, InheritedPipe, Namespaces, RestoreRequest, TcpMode, WorkDir};
 pub use restore::{LazyEvent, Rebuilt, Restore, RestoreError, Restored};
+pub use smaps::Smaps;

@@ -1,10 +1,14 @@
 //! A library that CRIU preloads (`LD_PRELOAD`): it hides memory from CRIU that Lifeboat captures
 //! itself, so that the time of a freeze does not grow with memory.
 //!
-//! CRIU finds the pages to dump with the `PAGEMAP_SCAN` ioctl (Linux 6.7), or by reading
-//! `/proc/PID/pagemap`. Both calls go through this library, which asks the daemon once for each
-//! process which address ranges are hidden, and lets the kernel be asked only about the rest. CRIU
-//! sees no pages in the hidden ranges, and writes none.
+//! CRIU finds the pages to dump with the `PAGEMAP_SCAN` ioctl (Linux 6.7) or by reading
+//! `/proc/PID/pagemap`, and pages of shared memory by looking for data and holes with lseek(2). All
+//! of these go through this library, which asks the daemon once for each process and each object
+//! which ranges are hidden, and lets the kernel be asked only about the rest. CRIU sees no pages in
+//! the hidden ranges, and writes none.
+//!
+//! CRIU also reads `/proc/PID/smaps`, for which the kernel looks at every page of the process; the
+//! daemon may give it another file instead ([`smaps`]).
 //!
 //! Guarantees:
 //! - Without `LIFEBOAT_FILTER_FD` in the environment every call goes straight to the kernel.
@@ -13,14 +17,16 @@
 //!   tree runs on. Nothing here ends or signals the process: panics are caught.
 //! - The library starts no thread, registers no handler and owns no descriptor.
 //!
-//! CRIU stops the whole tree before it looks at the memory of the first process, so the first
-//! question also tells the daemon that everything is frozen.
+//! CRIU stops the whole tree before it looks at the first process, so the first question also tells
+//! the daemon that everything is frozen.
 mod ask;
+mod objects;
 #[expect(dead_code, reason = "the hook's part of the protocol")]
 mod protocol;
 mod ranges;
 mod rlimit;
 mod scan;
+mod smaps;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -29,6 +35,7 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
+use ask::Owner;
 use ranges::Hidden;
 
 /// Size of an entry of `/proc/PID/pagemap`, in bytes.
@@ -40,8 +47,7 @@ const PAGE_BYTES: u64 = 4096;
 /// The filter's state in this process.
 struct Filter {
     socket: c_int,
-    /// By PID as CRIU sees it.
-    hidden: Mutex<HashMap<u32, Hidden>>,
+    hidden: Mutex<HashMap<Owner, Hidden>>,
 }
 
 /// `None`: this process is not to be filtered.
@@ -59,12 +65,12 @@ fn filter() -> Option<&'static Filter> {
 }
 
 impl Filter {
-    /// Runs `with` on the hidden ranges of `pid`, which are asked for once.
-    fn with_hidden<T>(&self, pid: u32, with: impl FnOnce(&Hidden) -> T) -> Result<T, c_int> {
+    /// Runs `with` on the hidden ranges of `owner`, which are asked for once.
+    fn with_hidden<T>(&self, owner: Owner, with: impl FnOnce(&Hidden) -> T) -> Result<T, c_int> {
         let mut known = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
-        let hidden = match known.entry(pid) {
+        let hidden = match known.entry(owner) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(ask::hidden(self.socket, pid)?),
+            Entry::Vacant(entry) => entry.insert(ask::hidden(self.socket, owner)?),
         };
         Ok(with(hidden))
     }
@@ -73,7 +79,7 @@ impl Filter {
 /// The other process that a descriptor of `/proc/PID/pagemap` is about. CRIU looks at its own
 /// pagemap to learn what the kernel can do.
 fn other_process(fd: c_int) -> Option<u32> {
-    ask::process_of_pagemap(fd).filter(|pid| *pid != std::process::id())
+    ask::process_of(fd, "/pagemap").filter(|pid| *pid != std::process::id())
 }
 
 /// Runs `call`; an error or a panic becomes -1 and an errno.
@@ -104,7 +110,9 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_voi
         let scan = unsafe { argument.cast::<scan::ScanArgument>().as_mut() };
         let scan = scan.ok_or(libc::EFAULT)?;
         if scan::is_filtered(scan)? {
-            filter.with_hidden(pid, |hidden| scan::filtered(fd, scan, hidden))?
+            filter.with_hidden(Owner::Process(pid), |hidden| {
+                scan::filtered(fd, scan, hidden)
+            })?
         } else {
             kernel_ioctl(fd, request, argument)
         }
@@ -144,7 +152,9 @@ pub unsafe extern "C" fn pread64(
         // SAFETY: the kernel has just written this many bytes to the caller's buffer.
         let entries = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), length) };
         let offset = u64::try_from(offset).map_err(|_| libc::EINVAL)?;
-        filter.with_hidden(pid, |hidden| clear_entries(hidden, offset, entries))??;
+        filter.with_hidden(Owner::Process(pid), |hidden| {
+            clear_entries(hidden, offset, entries)
+        })??;
         Ok(got)
     });
     isize::try_from(result).unwrap_or(-1)

@@ -35,6 +35,12 @@ impl Hidden {
         })
     }
 
+    /// The hidden range that `at` is in.
+    pub(crate) fn around(&self, at: u64) -> Option<&Range<u64>> {
+        let first = self.0.partition_point(|hidden| hidden.end <= at);
+        self.0.get(first).filter(|hidden| hidden.contains(&at))
+    }
+
     /// The parts of `range` that are hidden, ascending.
     pub(crate) fn hidden(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let first = self.0.partition_point(|hidden| hidden.end <= range.start);

@@ -73,7 +73,9 @@ extern "C" fn limits(
     if result == 0 {
         return 0;
     }
-    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM);
+    let errno = std::io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(libc::EPERM);
     if errno != libc::EPERM || !new.is_null() || old.is_null() || super::filter().is_none() {
         return failed(errno);
     }
@@ -97,9 +99,16 @@ fn parse(text: &str, resource: usize) -> Option<libc::rlimit64> {
     let line = text.lines().nth(resource.checked_add(1)?)?;
     let value = |columns| {
         let word = line.get(columns).map(str::trim)?;
-        if word == "unlimited" { Some(libc::RLIM64_INFINITY) } else { word.parse().ok() }
+        if word == "unlimited" {
+            Some(libc::RLIM64_INFINITY)
+        } else {
+            word.parse().ok()
+        }
     };
-    Some(libc::rlimit64 { rlim_cur: value(SOFT)?, rlim_max: value(HARD)? })
+    Some(libc::rlimit64 {
+        rlim_cur: value(SOFT)?,
+        rlim_max: value(HARD)?,
+    })
 }
 
 #[cfg(test)]
@@ -110,14 +119,25 @@ mod tests {
     fn the_file_says_what_the_system_call_says() {
         let own = libc::pid_t::try_from(std::process::id()).unwrap();
         for resource in 0..16_i32 {
-            let mut told = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+            let mut told = libc::rlimit64 {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
             // SAFETY: there is room for a limit.
             let result = unsafe {
-                libc::prlimit64(own, resource.cast_unsigned(), std::ptr::null(), &raw mut told)
+                libc::prlimit64(
+                    own,
+                    resource.cast_unsigned(),
+                    std::ptr::null(),
+                    &raw mut told,
+                )
             };
             assert_eq!(result, 0);
             let read = from_file(own, resource).unwrap();
-            assert_eq!((read.rlim_cur, read.rlim_max), (told.rlim_cur, told.rlim_max));
+            assert_eq!(
+                (read.rlim_cur, read.rlim_max),
+                (told.rlim_cur, told.rlim_max)
+            );
         }
         assert!(from_file(own, 99).is_none());
     }

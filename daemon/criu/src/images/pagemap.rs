@@ -58,14 +58,43 @@ pub fn is_of_process(name: &str) -> bool {
         .is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
-/// The pages whose contents are in `pages-N.img`, ascending and disjoint.
-pub(super) fn stored(name: &str, bytes: &Bytes) -> Result<Vec<PageRun>, ImagesError> {
-    let mut runs: Vec<PageRun> = Vec::new();
-    for_each_entry(name, bytes, |_, run| match runs.last_mut() {
-        Some(last) if last.end() == run.start => last.pages += run.pages,
-        _ => runs.push(run),
-    })?;
-    Ok(runs)
+/// What a pagemap says.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// Number of the pages file.
+    pub(super) pages_id: u32,
+    /// The pages whose contents are in it, ascending and disjoint, adjacent ones joined.
+    pub(super) runs: Vec<PageRun>,
+}
+
+impl Stored {
+    pub(super) fn read(name: &str, bytes: &Bytes) -> Result<Self, ImagesError> {
+        let mut runs: Vec<PageRun> = Vec::new();
+        let head = for_each_entry(name, bytes, |_, run| match runs.last_mut() {
+            Some(last) if last.end() == run.start => last.pages += run.pages,
+            _ => runs.push(run),
+        })?;
+        Ok(Self {
+            pages_id: head.pages_id,
+            runs,
+        })
+    }
+}
+
+/// A pagemap of these pages, to be loaded by CRIU itself.
+pub(super) fn present_file(pages_id: u32, runs: impl Iterator<Item = PageRun>) -> Bytes {
+    let mut writer = Writer::new(MAGIC);
+    writer.entry(&Head { pages_id });
+    for run in runs {
+        writer.entry(&Entry {
+            vaddr: run.start.addr().0,
+            compat_nr_pages: 0,
+            in_parent: None,
+            flags: Some(PRESENT),
+            nr_pages: Some(run.pages),
+        });
+    }
+    writer.finish()
 }
 
 /// The same pagemap with every entry marked as to be loaded by CRIU itself, before the tree runs.
@@ -155,7 +184,7 @@ mod tests {
         );
         let run = |start, pages| PageRun::new(PageIndex(start), pages);
         assert_eq!(
-            stored("pagemap-1.img", &plain),
+            Stored::read("pagemap-1.img", &plain).map(|stored| stored.runs),
             Ok(vec![run(16, 3), run(30, 3)])
         );
     }
@@ -169,7 +198,7 @@ mod tests {
             compat_nr_pages: 5,
             ..Entry::default()
         });
-        let runs = stored("pagemap-1.img", &writer.finish());
+        let runs = Stored::read("pagemap-1.img", &writer.finish()).map(|stored| stored.runs);
         assert_eq!(runs, Ok(vec![PageRun::new(PageIndex(1), 5)]));
     }
 

@@ -91,7 +91,7 @@ impl ImageSet {
     /// `pagemap-PID.img` is missing or malformed.
     pub fn captured_by_criu(&self, pid: u32) -> Result<Vec<PageRun>, ImagesError> {
         let name = format!("pagemap-{pid}.img");
-        pagemap::stored(&name, self.required(&name)?)
+        Ok(pagemap::Stored::read(&name, self.required(&name)?)?.runs)
     }
 
     /// Everything that the processes have open or mapped, working directories and roots included.
