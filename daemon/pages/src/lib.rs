@@ -3,6 +3,7 @@
 
 mod bits;
 mod budget;
+mod coalesce;
 mod error;
 mod faults;
 mod fetch;
@@ -21,11 +22,14 @@ mod report;
 mod server;
 mod source;
 mod space;
+mod store_source;
 mod sync;
 
+pub use coalesce::{GAP_BYTES_MAX, GET_BYTES_MAX};
 pub use error::{AddError, LoadError, StartError};
 pub use options::{DEMAND_RESERVE_BYTES, Guard, INSTALLERS_MAX, MEMORY_BYTES_MAX, Options};
 pub use report::{Progress, Report};
 pub use server::{PageServer, Paused, StillAlive};
 pub use source::{FetchError, FrameSource, Urgency};
 pub use space::{Run, SPACE_PAGES_MAX, Space, SpaceError};
+pub use store_source::{GIVE_UP, READS_MAX, StoreSource};

@@ -1,6 +1,6 @@
 //! What is to be loaded into one address space: the borders at which outside data is checked.
 
-use lifeboat_format::frame::FRAME_PAGES_MAX;
+use lifeboat_format::{frame::FRAME_PAGES_MAX, manifest::AddressSpace, runs::PageRunRef};
 use lifeboat_proto::units::{PageIndex, PageRun};
 
 /// Adjacent pages whose contents lie adjacent in one frame.
@@ -84,7 +84,37 @@ pub enum SpaceError {
     },
 }
 
+impl From<PageRunRef> for Run {
+    fn from(run: PageRunRef) -> Self {
+        let PageRunRef {
+            run,
+            frame,
+            frame_page,
+        } = run;
+        let pages = u32::try_from(run.pages).unwrap_or(u32::MAX);
+        Self {
+            start: run.start,
+            pages,
+            frame,
+            frame_page,
+        }
+    }
+}
+
 impl Space {
+    /// What a manifest says of an address space, of which `lazy` are the mappings that CRIU
+    /// registers.
+    #[must_use]
+    pub fn captured(space: &AddressSpace, lazy: Vec<PageRun>) -> Self {
+        Self {
+            pid: space.pid,
+            runs: space.runs.iter().map(Run::from).collect(),
+            hot: space.hot.clone(),
+            lazy,
+            wiped_on_fork: Vec::new(),
+        }
+    }
+
     /// Checks everything that the rest of the crate relies on.
     ///
     /// # Errors

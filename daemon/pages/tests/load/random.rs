@@ -2,12 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lifeboat_pages::{Options, PageServer};
-
-use crate::{
-    source::MemorySource,
-    target::{PATIENCE, PID, Program},
-};
+use crate::{begin, judge, source::MemorySource, target::Program};
 
 /// Programs of a run; more with the environment's `LIFEBOAT_TEST_SEEDS`.
 const SEEDS: u64 = 300;
@@ -17,30 +12,10 @@ async fn load(program: Program, delay_us: u64) -> Result<(), String> {
     let (space, frames) = program.memory();
     let weather = MemorySource::delayed(Duration::from_micros(delay_us));
     let source = Arc::new(MemorySource::new(frames, weather));
-    let options = Options::new(tokio::runtime::Handle::current());
-    let server = PageServer::start(source, vec![space], options).unwrap();
-    let mut target = program.start();
-    server.add(PID, target.descriptor()).unwrap();
-    // The target faults meanwhile, and is answered by other threads.
-    target.restored();
+    let (server, mut target) = begin(program, source, space);
     server.all_added();
-    let failed = async {
-        match server.loaded().await {
-            Ok(_) => std::future::pending().await,
-            Err(error) => format!("{error:?}"),
-        }
-    };
-    tokio::select! {
-        verdict = target.verdict() => verdict?,
-        error = failed => return Err(error),
-        () = tokio::time::sleep(PATIENCE) => {
-            return Err(format!("the target hangs: {:?}", server.progress()));
-        }
-    }
-    let report = tokio::time::timeout(PATIENCE, server.loaded())
-        .await
-        .map_err(|_| format!("the load hangs: {:?}", server.progress()))?;
-    report.map_err(|error| format!("{error:?}"))?;
+    target.go();
+    judge(&server, target).await?;
     server.finish();
     Ok(())
 }

@@ -3,7 +3,7 @@
  *
  * It makes a userfaultfd with CRIU's features, hands it over as CRIU does, and then does what its
  * seed says, in several threads, each with memory of its own: reads, writes, moves, unmaps, empties,
- * protects, forks. It knows what every page must hold, looks at every byte, and ends with 0, or says
+ * protects, forks, once it is told to go. It knows what every page must hold, looks at every byte, and ends with 0, or says
  * what was wrong and ends with 3.
  *
  * Usage: target SOCKET PID SEED PAGES THREADS STEPS BASE
@@ -29,6 +29,8 @@
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
+
+#define LARGE ((uint64_t)1 << 32)
 
 enum { PAGE = 4096, WORDS = 512, PATCHED = 7, BLOCKS = 256, FIRST = 48 };
 
@@ -67,10 +69,10 @@ static uint64_t word_of(uint64_t page, unsigned word)
 	return mix(seed * 0x10001 + page) + word * 0x9e3779b97f4a7c15u;
 }
 
-/* One page in four was zeros at the freeze. */
+/* One page in four was zeros at the freeze, but none with a large seed. */
 static int was_zero(uint64_t page)
 {
-	return mix(page ^ (seed << 20)) % 4 == 0;
+	return seed < LARGE && mix(page ^ (seed << 20)) % 4 == 0;
 }
 
 static uint64_t next(struct thread *t)
@@ -360,8 +362,9 @@ int main(int argc, char **argv)
 			fail("registering", at, 0, 0);
 		t->random = mix(seed * 31 + n);
 		t->steps = steps;
-		for (size_t i = 0; i < each; i += FIRST) {
-			struct block *b = new_block(t, at + i * PAGE, each - i < FIRST ? each - i : FIRST);
+		size_t first = each / (BLOCKS / 2) > FIRST ? each / (BLOCKS / 2) + 1 : FIRST;
+		for (size_t i = 0; i < each; i += first) {
+			struct block *b = new_block(t, at + i * PAGE, each - i < first ? each - i : first);
 
 			if (!b)
 				fail("too many blocks", at, 0, 0);
@@ -376,6 +379,9 @@ int main(int argc, char **argv)
 	check(&threads[0].blocks[0], 1);
 	if (write(peer, "FTSR", 4) != 4)
 		fail("telling the end", NULL, 0, 0);
+	char go;
+	if (read(peer, &go, 1) != 1)
+		fail("waiting for the start", NULL, 0, 0);
 	for (unsigned n = 0; n < count; n++)
 		if (pthread_create(&threads[n].id, NULL, run, &threads[n]))
 			fail("pthread_create", NULL, 0, 0);

@@ -1,7 +1,7 @@
 //! The program whose memory is loaded, and what it must find there.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     os::{
         fd::OwnedFd,
         unix::net::{UnixListener, UnixStream},
@@ -26,7 +26,10 @@ pub const PID: u32 = 1001;
 pub const BASE: u64 = 0x10_0000_0000 / 4096;
 
 /// Pages of a frame in these tests.
-const FRAME_PAGES: usize = 32;
+const FRAME_PAGES: usize = 64;
+
+/// From this seed on, no page was zeros.
+pub const LARGE: u64 = 1 << 32;
 
 /// Longest that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -57,7 +60,7 @@ fn mix(x: u64) -> u64 {
 
 impl Program {
     fn was_zero(self, page: u64) -> bool {
-        mix(page ^ (self.seed << 20)).is_multiple_of(4)
+        self.seed < LARGE && mix(page ^ (self.seed << 20)).is_multiple_of(4)
     }
 
     fn page(self, page: u64, content: &mut Vec<u8>) {
@@ -147,6 +150,23 @@ impl Target {
         let mut end = [0; 4];
         self.socket.read_exact(&mut end).unwrap();
         assert_eq!(u32::from_le_bytes(end), 0x5253_5446);
+    }
+
+    /// Lets the target do what its seed says.
+    pub fn go(&mut self) {
+        self.socket.write_all(&[1]).unwrap();
+    }
+
+    /// Whether the target is there, whatever it waits for.
+    pub fn is_alive(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Kills the target.
+    pub async fn kill(mut self) {
+        self.child.take().unwrap().kill().await.unwrap();
     }
 
     /// Waits for the target's end, and for what it says if it found anything wrong. Cancelling it

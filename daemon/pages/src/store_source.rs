@@ -1,0 +1,250 @@
+//! Frames from an object store.
+//!
+//! - Neighbouring frames of one pack are one ranged read (`GET_BYTES_MAX`).
+//! - Bytes in flight are bounded, for faults and for prefetch apart, so that a fault never waits for
+//!   prefetch to make room.
+//! - What fails for reasons that pass is tried again until [`GIVE_UP`]; then the load fails.
+//! - What is not what was written is read again, [`READS_MAX`] times in all; then the load fails,
+//!   and says which object and where.
+//!
+//! Two requests for one frame do not meet here: the page server never has two under way.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, TryStreamExt};
+use lifeboat_format::{
+    Decoder, FormatError,
+    frame::{FrameRef, StoredFrame, VerifiedFrame},
+    keys,
+    manifest::PackRef,
+    seal::Seal,
+};
+use lifeboat_store::{Call, Key, KeyError, Store};
+use tokio::sync::Semaphore;
+
+use crate::{
+    FetchError, FrameSource, Urgency,
+    coalesce::{Read, reads},
+};
+
+/// How long a read is tried again before the load fails. A store's outage of minutes is survived;
+/// a process that waits longer for its memory is better restored anew.
+pub const GIVE_UP: Duration = Duration::from_secs(300);
+
+/// How often a frame that is not what was written is read.
+pub const READS_MAX: u32 = 3;
+
+/// First pause before a read is tried again; each next one is twice as long, up to [`PAUSE_MAX`].
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+
+/// Longest pause before a read is tried again.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Most stored bytes in flight ahead of demand, in KiB.
+const PREFETCH_KIB_MAX: u32 = 64 << 10;
+
+/// Most stored bytes in flight that faults wait for, in KiB.
+const DEMAND_KIB_MAX: u32 = 32 << 10;
+
+/// The frames of one manifest, in one store.
+#[derive(Debug)]
+pub struct StoreSource {
+    store: Arc<dyn Store>,
+    packs: Vec<Key>,
+    frames: Arc<[FrameRef]>,
+    seal: Seal,
+    prefetch: Semaphore,
+    demand: Semaphore,
+    give_up: Duration,
+}
+
+impl StoreSource {
+    /// The frames that a manifest names.
+    ///
+    /// # Errors
+    /// A pack's id does not make a key: a fault of this program.
+    pub fn new(
+        store: Arc<dyn Store>,
+        packs: &[PackRef],
+        frames: impl Into<Arc<[FrameRef]>>,
+        seal: Seal,
+    ) -> Result<Self, KeyError> {
+        let packs = packs.iter().map(|pack| Key::new(keys::pack(pack.id)));
+        Ok(Self {
+            store,
+            packs: packs.collect::<Result<_, _>>()?,
+            frames: frames.into(),
+            seal,
+            prefetch: Semaphore::new(PREFETCH_KIB_MAX as usize),
+            demand: Semaphore::new(DEMAND_KIB_MAX as usize),
+            give_up: GIVE_UP,
+        })
+    }
+
+    /// The same with another [`GIVE_UP`].
+    #[must_use]
+    pub fn giving_up_after(mut self, give_up: Duration) -> Self {
+        self.give_up = give_up;
+        self
+    }
+
+    fn frame(&self, frame: u32) -> Result<FrameRef, FetchError> {
+        let count = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
+        let found = self.frames.get(frame as usize).copied();
+        // A manifest is checked when it is read: a frame's pack is among its packs.
+        found
+            .filter(|found| (found.pack as usize) < self.packs.len())
+            .ok_or(FetchError::NoSuchFrame {
+                frame,
+                frames: count,
+            })
+    }
+
+    /// One read with all its frames.
+    async fn read(
+        &self,
+        numbers: &[u32],
+        frames: &[FrameRef],
+        read: Read,
+        urgency: Urgency,
+    ) -> Result<Vec<(usize, VerifiedFrame)>, FetchError> {
+        let (most, room) = match urgency {
+            Urgency::Demand => (DEMAND_KIB_MAX, &self.demand),
+            Urgency::Prefetch => (PREFETCH_KIB_MAX, &self.prefetch),
+        };
+        let kib = u32::try_from(read.bytes.div_ceil(1024))
+            .unwrap_or(most)
+            .clamp(1, most);
+        let _permit = room
+            .acquire_many(kib)
+            .await
+            .expect("the semaphore is never closed");
+        let key = &self.packs[read.pack as usize];
+        let bytes = self.get(key, read.offset, read.bytes).await?;
+        let wanted: Vec<(usize, FrameRef)> =
+            read.wanted.iter().map(|at| (*at, frames[*at])).collect();
+        let mut verified = Vec::with_capacity(wanted.len());
+        for (at, result) in self.verify(bytes, read.offset, wanted).await {
+            let content = match result {
+                Ok(content) => content,
+                Err(error) => self.again(numbers[at], frames[at], error).await?,
+            };
+            verified.push((at, content));
+        }
+        Ok(verified)
+    }
+
+    /// Reads a range, trying again what may succeed later.
+    async fn get(&self, key: &Key, offset: u64, bytes: u64) -> Result<Bytes, FetchError> {
+        let began = Instant::now();
+        let call = Call::by(began + self.give_up);
+        let (mut attempts, mut pause) = (0, PAUSE_FIRST);
+        loop {
+            attempts += 1;
+            let error = match self.store.get_range(key, offset, bytes, call).await {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            let waited = began.elapsed();
+            if !error.is_transient() || waited + pause >= self.give_up {
+                let object = key.as_str().to_owned();
+                let source = Box::new(error);
+                return Err(FetchError::Unavailable {
+                    object,
+                    offset,
+                    bytes,
+                    waited,
+                    attempts,
+                    source,
+                });
+            }
+            tracing::warn!(%key, offset, bytes, attempts, %error, "memory is not there yet");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Checks and decodes, away from the threads that serve the network.
+    async fn verify(
+        &self,
+        bytes: Bytes,
+        offset: u64,
+        wanted: Vec<(usize, FrameRef)>,
+    ) -> Vec<(usize, Result<VerifiedFrame, FormatError>)> {
+        let seal = self.seal.clone();
+        let work = move || {
+            let mut decoder = Decoder::new();
+            let mut one = |frame: &FrameRef| {
+                StoredFrame::from_range(&bytes, offset, frame)?
+                    .verify(frame, &seal)?
+                    .decode(&mut decoder)
+            };
+            wanted.iter().map(|(at, frame)| (*at, one(frame))).collect()
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(verified) => verified,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and the load with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    /// Reads a frame again that was not what was written.
+    async fn again(
+        &self,
+        number: u32,
+        frame: FrameRef,
+        first: FormatError,
+    ) -> Result<VerifiedFrame, FetchError> {
+        let key = &self.packs[frame.pack as usize];
+        let mut error = first;
+        for _ in 1..READS_MAX {
+            tracing::warn!(%key, offset = frame.offset, %error, "reading a frame again");
+            let bytes = self
+                .get(key, frame.offset, u64::from(frame.stored_bytes))
+                .await?;
+            match self
+                .verify(bytes, frame.offset, vec![(0, frame)])
+                .await
+                .pop()
+            {
+                Some((_, Ok(content))) => return Ok(content),
+                Some((_, Err(next))) => error = next,
+                None => {}
+            }
+        }
+        Err(FetchError::Corrupt {
+            frame: number,
+            object: key.as_str().to_owned(),
+            offset: frame.offset,
+            attempts: READS_MAX,
+            source: Box::new(error),
+        })
+    }
+}
+
+#[async_trait]
+impl FrameSource for StoreSource {
+    async fn fetch(
+        &self,
+        frames: &[u32],
+        urgency: Urgency,
+    ) -> Result<Vec<VerifiedFrame>, FetchError> {
+        let refs: Vec<FrameRef> = frames
+            .iter()
+            .map(|frame| self.frame(*frame))
+            .collect::<Result<_, _>>()?;
+        let read = |read| self.read(frames, &refs, read, urgency);
+        let reads: FuturesUnordered<_> = reads(&refs).into_iter().map(read).collect();
+        let mut found: Vec<(usize, VerifiedFrame)> = reads.try_concat().await?;
+        found.sort_unstable_by_key(|(at, _)| *at);
+        Ok(found.into_iter().map(|(_, content)| content).collect())
+    }
+}
