@@ -1,7 +1,7 @@
 //! What the answers of object stores over HTTP mean, and how their bodies are read: the same for S3
 //! and for Google's XML API.
 
-use std::{fmt::Display, time::Duration};
+use std::{error::Error, fmt::Display, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
@@ -46,6 +46,44 @@ pub(crate) fn is_undone(status: u16, code: &str) -> bool {
     matches!(status, 400..500) || code == "SlowDown"
 }
 
+/// The failure of a request that got no answer. `sent` is false if it is known that the server has
+/// not seen it.
+pub(crate) fn unanswered(
+    operation: Operation,
+    subject: impl Display,
+    cause: Box<dyn Error + Send + Sync>,
+    sent: bool,
+) -> StoreError {
+    let new = |kind, found: &'static str| StoreError::new(kind, operation, &subject, found);
+    // The TLS libraries below hide their errors in text.
+    if tells(&*cause, "invalid peer certificate") {
+        let found = "the server's certificate is not trusted; if its authority is a private one, \
+                     name the authority's certificates in SSL_CERT_FILE";
+        return new(ErrorKind::Invalid, found)
+            .surely_undone()
+            .because(cause);
+    }
+    if sent {
+        new(ErrorKind::Transient, "no answer, or it broke off").because(cause)
+    } else {
+        new(ErrorKind::Transient, "no connection")
+            .surely_undone()
+            .because(cause)
+    }
+}
+
+/// Whether some error in a chain of causes says `words`.
+fn tells(error: &(dyn Error + 'static), words: &str) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.to_string().contains(words) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// Of a conditional write: a failure after which it may have happened.
 pub(crate) fn lost(error: StoreError) -> StoreError {
     match error.kind() {
@@ -62,7 +100,7 @@ pub(crate) async fn collect<E>(
     size: u64,
 ) -> Result<Bytes>
 where
-    E: std::error::Error + Send + Sync + 'static,
+    E: Error + Send + Sync + 'static,
 {
     let broken = |found: String| StoreError::new(ErrorKind::Transient, operation, &subject, found);
     let capacity = usize::try_from(size)

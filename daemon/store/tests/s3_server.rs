@@ -19,7 +19,7 @@ use std::sync::{
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use conformance::{Shared, races};
 use lifeboat_store::{
-    ErrorKind, Options, Prefix,
+    ErrorKind, Options, Prefix, Store,
     s3::{AccessKey, S3, Settings},
 };
 
@@ -175,4 +175,28 @@ async fn the_server_passes_the_probe() {
         .unwrap();
     assert_eq!(report.shortcomings, []);
     assert!(report.is_shareable());
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_trusted_is_told_at_once() {
+    let endpoint = Some(from_environment("TLS_ENDPOINT"));
+    let store = S3::open(Settings {
+        endpoint,
+        ..settings()
+    })
+    .await;
+    let store = lifeboat_store::retry::Retrying::new(Arc::new(store));
+    let began = std::time::Instant::now();
+    let name = conformance::key("a");
+    let error = store
+        .put_if_absent(&name, conformance::bytes(1, 10), conformance::NOW)
+        .await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("SSL_CERT_FILE"), "{error}");
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -2,13 +2,13 @@
 
 use std::{error::Error, fmt};
 
-use object_store::client::HttpError;
+use object_store::client::{HttpError, HttpErrorKind};
 
 use super::connector::{NoMetadata, Refusal};
 use crate::{
     ErrorKind, Operation, StoreError,
     error::find,
-    http_fault::{is_undone, kind_of},
+    http_fault::{is_undone, kind_of, unanswered},
 };
 
 /// A failure of `object_store` as ours.
@@ -51,12 +51,9 @@ pub(super) fn classify(
             .surely_undone()
             .because(error);
     }
-    if find::<HttpError>(cause).is_some() {
-        return new(
-            ErrorKind::Transient,
-            "no answer, or it broke off".to_owned(),
-        )
-        .because(error);
+    if let Some(http) = find::<HttpError>(cause) {
+        let sent = http.kind() != HttpErrorKind::Connect;
+        return unanswered(operation, &subject, error.into(), sent);
     }
     match &error {
         object_store::Error::Generic { .. } => {

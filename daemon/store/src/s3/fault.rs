@@ -9,10 +9,12 @@ use aws_sdk_s3::{
 };
 use aws_smithy_runtime_api::http::Response;
 
+use hyper_util::client::legacy::Error as Connection;
+
 use crate::{
     ErrorKind, Operation, StoreError,
     error::find,
-    http_fault::{is_undone, kind_of},
+    http_fault::{is_undone, kind_of, unanswered},
 };
 
 /// A failure of the SDK as ours.
@@ -62,11 +64,10 @@ where
                 new(ErrorKind::Denied, found.to_owned()).because(error)
             }
             None => match &error {
-                SdkError::DispatchFailure(failure) if !failure.is_user() => new(
-                    ErrorKind::Transient,
-                    "no connection, or it broke".to_owned(),
-                )
-                .because(error),
+                SdkError::DispatchFailure(failure) if !failure.is_user() => {
+                    let sent = !find::<Connection>(&error).is_some_and(Connection::is_connect);
+                    unanswered(operation, &subject, error.into(), sent)
+                }
                 _ => {
                     new(ErrorKind::Invalid, "the request cannot be made".to_owned()).because(error)
                 }

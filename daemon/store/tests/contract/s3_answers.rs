@@ -245,3 +245,26 @@ async fn a_connection_that_falls_silent_does_not_outlast_the_deadline() {
         "{took:?}"
     );
 }
+
+#[tokio::test]
+async fn without_a_connection_nothing_was_written() {
+    let (store, server) = scripted(String::new(), End::Close).await;
+    drop(server);
+    unreachable(&store).await;
+}
+
+/// What a store says whose server cannot be reached: that nothing was done.
+pub(crate) async fn unreachable(store: &dyn Store) {
+    fails_as(
+        store.put(&key("a"), bytes(1, 10), NOW).await,
+        ErrorKind::Transient,
+    );
+    fails_as(store.get(&key("a"), 10, NOW).await, ErrorKind::Transient);
+    let created = store.put_if_absent(&key("a"), bytes(1, 10), NOW).await;
+    assert!(
+        created
+            .as_ref()
+            .is_err_and(|error| error.to_string().contains("no connection"))
+    );
+    fails_as(created, ErrorKind::Transient);
+}
