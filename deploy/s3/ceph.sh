@@ -100,7 +100,7 @@ up() {
   ! (exec 3<>"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null || die "port $PORT is taken by another program (set CEPH_PORT)"
   rm -rf "$RUN"; mkdir -p "$RUN"/{mon,osd,run,rgw,log}
   [ -f "$D/tls.pem" ] || openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=localhost \
-    -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$D/key.pem" -out "$D/tls.pem" 2>/dev/null
+    -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE -keyout "$D/key.pem" -out "$D/tls.pem" 2>/dev/null
   cat "$D/tls.pem" "$D/key.pem" >"$RUN/both.pem"
   local CLASSES; CLASSES=$(cd "$ROOT" && echo usr/lib/*/rados-classes)
   CLASSES=/$CLASSES config >"$RUN/ceph.conf"
