@@ -3,9 +3,15 @@
 
 mod common;
 
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
+
 use common::{
     Run, counting,
     hold::{Hold, children, eventually},
+    memory::Hider,
     restore,
 };
 use lifeboat_criu::images::coverage;
@@ -18,6 +24,11 @@ async fn a_released_tree_goes_on_elsewhere_from_hidden_and_streamed_pages() {
     let run = Run::new(&hold, &[hold.root]);
     let described = run.described(run.request(&hold)).await;
     assert!(run.hider.was_told_of_the_freeze());
+    assert_eq!(
+        run.hider.short_cuts.load(Ordering::SeqCst),
+        1,
+        "CRIU did not read smaps"
+    );
     assert!(hold.is_silent(), "held");
     let pages = run.hider.capture();
     assert!(pages[&hold.root].len() > 24 * 256, "all of it is hidden");
@@ -238,6 +249,35 @@ async fn shared_memory_goes_through_the_images() {
         .expect("killed");
     let new = Hold::empty();
     restore(&new, hold.inodes(), &run.images, pages).await;
+    assert!(new.round() > before);
+    new.rounds(5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_memory_can_be_hidden_and_put_back() {
+    let hold = counting(&["8", "shared"]);
+    let before = hold.round();
+    let mut run = Run::new(&hold, &[hold.root]);
+    run.hider = Arc::new(Hider::new(&hold, &[hold.root]).and_shared());
+    let described = run.described(run.request(&hold)).await;
+    let (pages, objects) = (run.hider.capture(), run.hider.capture_objects());
+    assert_eq!(objects.values().map(BTreeMap::len).sum::<usize>(), 8 * 256);
+    assert!(run.images.total() < 4 << 20, "{} bytes", run.images.total());
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
+    let new = Hold::empty();
+    restore(
+        &new,
+        hold.inodes(),
+        &run.images.with_shared(&objects),
+        pages,
+    )
+    .await;
     assert!(new.round() > before);
     new.rounds(5);
 }

@@ -105,7 +105,7 @@ async fn a_delegate_that_fails_aborts_the_dump_and_is_the_reason() {
     let hold = counting(&["8"]);
     hold.round();
     let run = Run::new(&hold, &[hold.root]);
-    let failing = Hider::failing();
+    let failing = Arc::new(Hider::failing());
     let sink = Arc::new(run.images.clone());
     let dump = Dump::start(&bundle(), run.request(&hold), failing, sink)
         .await

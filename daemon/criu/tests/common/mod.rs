@@ -21,12 +21,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hold::Hold;
 use lifeboat_criu::{
     Bundle, Described, Dump, DumpRequest, ImageError, ImageReader, ImageSink, ImageSource,
     ImageWriter, Restore, RestoreRequest, WorkDir,
+    images::shared::{self, Piece},
 };
+use lifeboat_proto::units::{PageIndex, PageRun};
 use memory::{Hider, Pages};
 use server::Server;
 
@@ -108,6 +110,34 @@ impl Images {
 
     pub fn get(&self, name: &str) -> Option<Bytes> {
         self.0.lock().expect("not poisoned").get(name).cloned()
+    }
+
+    /// The same with pages of shared memory objects (by inode) put in.
+    pub fn with_shared(&self, objects: &BTreeMap<u64, Pages>) -> Self {
+        let mut files = self.0.lock().expect("not poisoned").clone();
+        for (inode, pages) in objects {
+            let name = format!("pagemap-shmem-{inode}.img");
+            let ours: Vec<PageRun> = pages.keys().map(|page| PageRun::new(*page, 1)).collect();
+            let merged = shared::merge(&name, &files[&name], &ours).expect("well-formed");
+            let mut criu = files.remove(&merged.pages_name).unwrap_or_default();
+            let mut all = BytesMut::new();
+            for piece in merged.pieces {
+                match piece {
+                    Piece::Criu(run) => {
+                        let bytes = usize::try_from(run.bytes()).expect("small");
+                        all.extend_from_slice(&criu.split_to(bytes));
+                    }
+                    Piece::Ours(run) => {
+                        for page in run.start.0..run.end().0 {
+                            all.extend_from_slice(&pages[&PageIndex(page)]);
+                        }
+                    }
+                }
+            }
+            files.insert(name, merged.pagemap);
+            files.insert(merged.pages_name, all.freeze());
+        }
+        Self(Arc::new(Mutex::new(files)))
     }
 
     /// The same with one file cut to half, or missing.
@@ -206,7 +236,7 @@ impl Run {
         Self {
             scratch: Scratch::new(),
             images: Images::default(),
-            hider: Hider::new(hold, pids),
+            hider: Arc::new(Hider::new(hold, pids)),
         }
     }
 
