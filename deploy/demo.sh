@@ -134,7 +134,9 @@ if [ -z "$STORE" ]; then
   . "$D/ceph.env"
   export AWS_ACCESS_KEY_ID=$LIFEBOAT_TEST_S3_ACCESS_KEY AWS_SECRET_ACCESS_KEY=$LIFEBOAT_TEST_S3_SECRET_KEY
   bucket=lifeboat-demo-$$
+  # Older curls do not sign for S3 unless the digest of the (empty) body is given.
   quietly bucket curl -sS --fail --aws-sigv4 "aws:amz:$LIFEBOAT_TEST_S3_REGION:s3" \
+    -H "x-amz-content-sha256: $(sha256sum </dev/null | cut -d' ' -f1)" \
     --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -X PUT "$LIFEBOAT_TEST_S3_ENDPOINT/$bucket"
   STORE="s3://$bucket/demo?endpoint=$LIFEBOAT_TEST_S3_ENDPOINT&region=$LIFEBOAT_TEST_S3_REGION"
 fi

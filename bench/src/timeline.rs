@@ -121,12 +121,23 @@ fn left(lines: &[Line], workload: &str) -> anyhow::Result<Vec<Moment>> {
                 after,
                 format!("uploaded ({} MiB)", mib("uploaded_bytes")),
             )),
-            "commit" => moments.push(at(after, "committed".to_owned())),
+            "commit" => moments.push(at(after, committed(save))),
             "release" => moments.push(at(after, "ended here".to_owned())),
             _ => {}
         }
     }
     Ok(moments)
+}
+
+fn committed(save: &Line) -> String {
+    match save.fields["margin_ms"].as_i64() {
+        Some(left) => format!(
+            "committed ({}.{} s before the end)",
+            left / 1000,
+            left / 100 % 10
+        ),
+        None => "committed".to_owned(),
+    }
 }
 
 /// From the claim to the last page.
@@ -166,8 +177,7 @@ fn answered(text: &str) -> anyhow::Result<Vec<Moment>> {
             .context("an event has no time")?;
         if event["event"] == "first-answer" {
             let away = event["away_ms"].as_u64().unwrap_or(0);
-            let what =
-                format!("first answer to the client (its connection was gone for {away} ms)");
+            let what = format!("first answer to the client ({away} ms after the last one)");
             moments.push(Moment { unix_ms, what });
         }
     }

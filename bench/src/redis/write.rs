@@ -1,7 +1,8 @@
 //! A client that writes all the time, loses its server, finds it again and goes on.
 //!
 //! Prints one JSON object for each event on standard output: `connected`, `disconnected`,
-//! `first-answer` after a disconnection, and `stopped`, each with `at_unix_ms`.
+//! `first-answer` after a disconnection, and `stopped`, each with `at_unix_ms` and the time since the
+//! last acknowledged write, `away_ms`.
 
 use std::{
     io,
@@ -38,7 +39,8 @@ struct Writer {
     recorder: Recorder,
     acknowledged: u64,
     next: u64,
-    lost_at: Option<Instant>,
+    answered_at: Option<Instant>,
+    lost: bool,
 }
 
 /// Writes until SIGTERM or SIGINT.
@@ -48,7 +50,8 @@ pub(super) async fn write(address: SocketAddr, record: &Path, rate: u32) -> anyh
         recorder,
         acknowledged: 0,
         next: 0,
-        lost_at: None,
+        answered_at: None,
+        lost: false,
     };
     let pause = Duration::from_secs(1) / rate.max(1);
     let mut terminate = signal(SignalKind::terminate())?;
@@ -69,7 +72,7 @@ pub(super) async fn write(address: SocketAddr, record: &Path, rate: u32) -> anyh
             Ok(()) => break,
             Err(error) => {
                 writer.recorder.flush()?;
-                writer.lost_at.get_or_insert_with(Instant::now);
+                writer.lost = true;
                 writer.say("disconnected", Some(error.to_string()));
             }
         }
@@ -102,10 +105,10 @@ impl Writer {
             }
             self.recorder.acknowledged(number)?;
             self.acknowledged += 1;
-            if self.lost_at.is_some() {
+            if std::mem::take(&mut self.lost) {
                 self.say("first-answer", None);
-                self.lost_at = None;
             }
+            self.answered_at = Some(Instant::now());
         }
         Ok(())
     }
@@ -121,7 +124,7 @@ impl Writer {
                     .unwrap_or_default(),
             ),
             acknowledged: self.acknowledged,
-            away_ms: self.lost_at.map(|at| millis(at.elapsed())),
+            away_ms: self.answered_at.map(|at| millis(at.elapsed())),
             reason,
         };
         println!(
