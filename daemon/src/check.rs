@@ -2,7 +2,15 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use lifeboat_proto::v1::{Capability, CapabilityState};
+use lifeboat_proto::{
+    units::PAGE_SIZE,
+    v1::{Capability, CapabilityState},
+};
+use lifeboat_store::{
+    Call,
+    probe::{PROBE_BUDGET, probe},
+};
+use lifeboat_sys::probe::{Capability as KernelCapability, Finding, Kernel};
 
 use crate::{config::Config, daemon::bundle, observe::chain};
 
@@ -96,8 +104,116 @@ fn capability(
     }
 }
 
+/// What the product needs of the kernel.
 fn kernel() -> Vec<Capability> {
-    Vec::new()
+    let kernel = Kernel::probe();
+    let need = CapabilityState::Missing;
+    let like = CapabilityState::Degraded;
+    let mut all = vec![
+        finding(
+            "userfaultfd",
+            &kernel.userfaultfd,
+            need,
+            "set sysctl vm.unprivileged_userfaultfd=1 or run as root; kernel 5.11",
+        ),
+        finding(
+            "pidfd-getfd",
+            &kernel.pidfd_getfd,
+            need,
+            "kernel 5.6 and CAP_SYS_PTRACE",
+        ),
+        finding(
+            "process-memory",
+            &kernel.process_memory,
+            need,
+            "CAP_SYS_PTRACE; look at kernel.yama.ptrace_scope",
+        ),
+        finding(
+            "clone3",
+            &kernel.clone3,
+            need,
+            "kernel 5.5; restored processes keep their numbers by it",
+        ),
+        finding(
+            "time-namespaces",
+            &kernel.time_namespaces,
+            like,
+            "kernel 5.6; without, monotonic clocks jump at a restore",
+        ),
+        finding(
+            "children-lists",
+            &kernel.children_lists,
+            need,
+            "a kernel with CONFIG_PROC_CHILDREN",
+        ),
+        finding("pagemap-scan", &kernel.pagemap_scan, need, "kernel 6.7"),
+    ];
+    all.extend(settings(&kernel));
+    all
+}
+
+/// What was given to this process, and how the kernel is set.
+fn settings(kernel: &Kernel) -> Vec<Capability> {
+    let need = CapabilityState::Missing;
+    let like = CapabilityState::Degraded;
+    let mut all = Vec::new();
+    let root = kernel.has(KernelCapability::SysAdmin) && kernel.has(KernelCapability::SysPtrace);
+    let found = if root {
+        "CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+    } else {
+        "an ordinary process"
+    };
+    all.push(judged("privileges", root, need, found, "run as root"));
+    let resource = kernel.has(KernelCapability::SysResource);
+    let found = if resource {
+        "CAP_SYS_RESOURCE"
+    } else {
+        "no CAP_SYS_RESOURCE"
+    };
+    let remedy = "without it, limits that were lowered cannot be raised again at a restore";
+    all.push(judged("resource-limits", resource, like, found, remedy));
+    let overcommits = kernel.overcommit_memory == Some(1);
+    let found = format!(
+        "vm.overcommit_memory={}",
+        kernel.overcommit_memory.unwrap_or_default()
+    );
+    let remedy =
+        "set it to 1 on machines that restore programs which reserve more memory than there is";
+    all.push(judged("overcommit", overcommits, like, &found, remedy));
+    let pages = kernel.page_size == PAGE_SIZE;
+    let found = format!("{} bytes", kernel.page_size);
+    all.push(judged(
+        "page-size",
+        pages,
+        need,
+        &found,
+        "a kernel with pages of 4096 bytes",
+    ));
+    all
+}
+
+fn finding(name: &str, finding: &Finding, otherwise: CapabilityState, remedy: &str) -> Capability {
+    judged(
+        name,
+        finding.works(),
+        otherwise,
+        &finding.to_string(),
+        remedy,
+    )
+}
+
+fn judged(
+    name: &str,
+    works: bool,
+    otherwise: CapabilityState,
+    found: &str,
+    remedy: &str,
+) -> Capability {
+    if works {
+        capability("kernel", name, CapabilityState::Ok, found, "")
+    } else {
+        capability("kernel", name, otherwise, found, remedy)
+    }
 }
 
 fn criu(config: &Config) -> Capability {
@@ -118,27 +234,44 @@ fn criu(config: &Config) -> Capability {
 }
 
 async fn store(config: &Config) -> Vec<Capability> {
-    match lifeboat_store::open(&config.store, &lifeboat_store::Options::default()).await {
+    let missing = |name: &str, found: String, remedy: &str| {
+        vec![capability(
+            "store",
+            name,
+            CapabilityState::Missing,
+            found,
+            remedy,
+        )]
+    };
+    let store = match lifeboat_store::open(&config.store, &lifeboat_store::Options::default()).await
+    {
+        Err(error) => return missing("open", chain(&error), "correct --store"),
+        Ok(store) => store,
+    };
+    let report = match probe(&*store, Call::within(PROBE_BUDGET)).await {
         Err(error) => {
-            let remedy = "correct --store";
-            vec![capability(
-                "store",
-                "open",
-                CapabilityState::Missing,
-                chain(&error),
-                remedy,
-            )]
+            let remedy = "look at the address, the credentials and the bucket";
+            return missing("use", chain(&error), remedy);
         }
-        Ok(store) => {
-            vec![capability(
-                "store",
-                "open",
-                CapabilityState::Ok,
-                store.describe(),
-                "",
-            )]
-        }
-    }
+        Ok(report) => report,
+    };
+    let found = format!(
+        "{}, {:?} for a request",
+        store.describe(),
+        report.round_trip
+    );
+    let mut all = vec![capability("store", "use", CapabilityState::Ok, found, "")];
+    let state = if report.is_usable() && report.is_shareable() {
+        CapabilityState::Degraded
+    } else {
+        CapabilityState::Missing
+    };
+    all.extend(
+        report.shortcomings.iter().map(|shortcoming| {
+            capability("store", "shortcoming", state, shortcoming.to_string(), "")
+        }),
+    );
+    all
 }
 
 fn programs(config: &Config) -> Capability {

@@ -107,8 +107,12 @@ pub(super) fn pids(root: u32) -> Result<BTreeMap<u32, u32>, CaptureError> {
 pub(super) fn find(pid: u32, inner_pid: u32) -> Result<Space, CaptureError> {
     let process = number(pid)?;
     // The listing with flags walks all page tables: it is read only of who has locked memory.
-    let mappings = if locks_memory(pid)? { maps::read_with_flags(process) } else { maps::read(process) }
-        .map_err(|source| CaptureError::Maps { pid, source })?;
+    let mappings = if locks_memory(pid)? {
+        maps::read_with_flags(process)
+    } else {
+        maps::read(process)
+    }
+    .map_err(|source| CaptureError::Maps { pid, source })?;
     let mut captured: Vec<PageRun> = Vec::new();
     for mapping in mappings.iter().filter(|mapping| is_captured(mapping)) {
         match captured.last_mut() {
@@ -157,7 +161,9 @@ fn locks_memory(pid: u32) -> Result<bool, CaptureError> {
     let what = "read the status of a frozen process";
     let status = std::fs::read(format!("/proc/{pid}/status"))
         .map_err(|source| CaptureError::System { what, source })?;
-    let locked = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"VmLck:"));
+    let locked = status
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"VmLck:"));
     Ok(locked.is_some_and(|rest| rest.trim_ascii() != b"0 kB"))
 }
 

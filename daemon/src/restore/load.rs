@@ -8,7 +8,7 @@ use lifeboat_proto::hold::{self, to_hold::Message};
 use super::Running;
 use crate::{
     daemon::Context,
-    observe::chain,
+    observe::{chain, failpoint},
     workload::{Phase, Workload, tree},
 };
 
@@ -28,10 +28,12 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
                 demand_p99_us = report.demand_p99.as_micros(),
                 "all memory is loaded"
             );
-            settle(context, workload, HeadState::Running).await;
+            // The hold first: from here on the daemon's death does not matter to the tree.
             workload
                 .tell_hold(Message::Loaded(hold::Loaded {}), Vec::new())
                 .await;
+            failpoint::reach("restore-loaded");
+            settle(context, workload, HeadState::Running).await;
             if let Some(server) = Arc::into_inner(running.server) {
                 server.finish();
             }

@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use super::{Destination, RestoreError, Running, images::StoredImages, open::Opened};
 use crate::{
     daemon::Context,
-    observe::chain,
+    observe::{chain, failpoint},
     workload::{Saved, Workload},
 };
 
@@ -68,6 +68,7 @@ pub(super) async fn rebuild(
             elapsed_ms = began.elapsed().as_millis(),
             "processes rebuilt"
         );
+        failpoint::reach("restore-rebuilt");
         if workload.spec.eager {
             server.all_added();
             server.loaded().await.map_err(RestoreError::Load)?;

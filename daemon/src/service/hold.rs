@@ -228,7 +228,7 @@ async fn attend(
                 }
             }
             received = inbox.recv() => match received {
-                Some(Ok((message, _))) => handle(context, &workload, pid, message),
+                Some(Ok((message, _))) => handle(context, &workload, pid, &message),
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
             }
@@ -241,7 +241,7 @@ async fn attend(
     ended
 }
 
-fn handle(context: &Arc<Context>, workload: &SharedWorkload, pid: u32, message: ToDaemon) {
+fn handle(context: &Arc<Context>, workload: &SharedWorkload, pid: u32, message: &ToDaemon) {
     let (context, workload) = (Arc::clone(context), Arc::clone(workload));
     match message.message {
         Some(to_daemon::Message::Started(started)) => {

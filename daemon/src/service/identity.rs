@@ -56,10 +56,6 @@ impl Caller {
     ///
     /// # Errors
     /// When the connection carries no identity: the request is refused.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the type that gRPC handlers return"
-    )]
     pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         request
             .extensions()

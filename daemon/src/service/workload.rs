@@ -50,19 +50,11 @@ impl Workloads {
         Self { context, drain }
     }
 
-    #[expect(
-        clippy::result_large_err,
-        reason = "the type that gRPC handlers return"
-    )]
     fn find(&self, name: &str, caller: &Caller) -> Result<SharedWorkload, Status> {
         let name: WorkloadName = name.parse().map_err(status)?;
         self.context.registry.find(&name, caller).map_err(status)
     }
 
-    #[expect(
-        clippy::result_large_err,
-        reason = "the type that gRPC handlers return"
-    )]
     fn select(
         &self,
         selection: Option<v1::Selection>,
@@ -147,10 +139,6 @@ async fn save_one<T: Send + 'static>(
     drop(tell.send(Ok(wrap(Told::Result(message)))).await);
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "the type that gRPC handlers return"
-)]
 fn deadline(budget: Option<v1::Budget>) -> Result<Deadline, Status> {
     let Some(budget) = budget else {
         return Ok(Deadline::NONE);

@@ -11,7 +11,7 @@ use super::{Phase, SharedWorkload, Workload};
 use crate::service::identity::Caller;
 
 /// Most workloads under one daemon's care.
-pub const WORKLOADS_MAX: usize = 1024;
+pub(super) const WORKLOADS_MAX: usize = 1024;
 
 /// Why a workload cannot be registered or found.
 #[derive(Debug, thiserror::Error)]
