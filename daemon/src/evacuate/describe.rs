@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use lifeboat_criu::{DumpDelegate, ImageError, ImageSink, ImageWriter};
+use lifeboat_criu::{DumpDelegate, ImageError, ImageSink, ImageWriter, Smaps};
 use lifeboat_format::{frame::FRAME_BYTES_MAX, owner::FrameOwner};
 use lifeboat_proto::units::PageRun;
 use tokio::{runtime::Handle, task::JoinSet};
@@ -36,6 +36,8 @@ pub struct Description {
     frozen_at: OnceLock<Instant>,
     state: Mutex<State>,
     next_stream: AtomicU32,
+    /// Mappings with their flags, by PID inside, as they were before the freeze.
+    known: OnceLock<BTreeMap<u32, (u32, Smaps)>>,
     /// For the writers of image files, which note their sizes here.
     this: Weak<Self>,
 }
@@ -82,8 +84,25 @@ impl Description {
             frozen_at: OnceLock::new(),
             state: Mutex::default(),
             next_stream: AtomicU32::new(0),
+            known: OnceLock::new(),
             this: Weak::clone(this),
         })
+    }
+
+    /// Learns the mappings of the tree before the freeze, so that CRIU need not have the kernel look
+    /// at every page during it. What cannot be learned is read then.
+    pub async fn learn(&self) {
+        let root_pid = self.root_pid;
+        let learned = tokio::task::spawn_blocking(move || {
+            let pids = memory::pids(root_pid).unwrap_or_default();
+            let read = |(inner_pid, pid)| Some((inner_pid, (pid, Smaps::read(pid).ok()?)));
+            pids.into_iter()
+                .filter_map(read)
+                .collect::<BTreeMap<_, _>>()
+        });
+        if let Ok(learned) = learned.await {
+            self.known.get_or_init(|| learned);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -174,6 +193,11 @@ impl DumpDelegate for Description {
     fn frozen(&self) {
         self.frozen_at.get_or_init(Instant::now);
         failpoint::reach("frozen");
+    }
+
+    fn smaps(&self, inner_pid: u32) -> Option<Vec<u8>> {
+        let (pid, known) = self.known.get()?.get(&inner_pid)?;
+        known.text_now(*pid).ok().flatten()
     }
 
     fn hidden(&self, inner_pid: u32) -> Result<Vec<PageRun>, ImageError> {

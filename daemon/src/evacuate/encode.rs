@@ -9,6 +9,7 @@ use async_channel::{Receiver, Sender};
 use lifeboat_format::{
     codec::{Effort, Encoder, is_zero_page},
     owner::FrameOwner,
+    seal::Seal,
 };
 use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
 use lifeboat_sys::vm::RemoteMemory;
@@ -23,6 +24,7 @@ pub(super) struct Stage {
     pub figures: Arc<Figures>,
     pub failure: Arc<Failure>,
     pub effort: Effort,
+    pub seal: Arc<Seal>,
     pub started: Instant,
 }
 
@@ -92,11 +94,13 @@ impl Stage {
         let mut payload = Vec::with_capacity(buffer.len());
         let codec = encoder.encode(buffer, self.effort, &mut payload);
         payload.shrink_to_fit();
+        let digest = self.seal.frame_digest(&payload);
         Ok(Some(Encoded {
             target,
             owner,
             payload,
             codec,
+            digest,
             raw_bytes: buffer.len(),
         }))
     }

@@ -46,9 +46,10 @@ impl Stage {
                 owner,
                 payload,
                 codec,
+                digest,
                 raw_bytes,
             } = encoded;
-            match builder.append(&payload, codec, raw_bytes, &owner) {
+            match builder.append_sealed(&payload, codec, raw_bytes, digest, &owner) {
                 Ok(frame) => packed.note(frame, target),
                 Err(source) => {
                     self.failure.set(PipelineError::Pack(source));

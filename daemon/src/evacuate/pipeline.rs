@@ -29,7 +29,7 @@ use lifeboat_format::{
     owner::FrameOwner,
     pack::PackOrigin,
     runs::PageRunRef,
-    seal::Seal,
+    seal::{Digest, Seal},
 };
 use lifeboat_proto::units::PageRun;
 use lifeboat_store::{Call, Store, StoreError};
@@ -120,6 +120,7 @@ pub(super) struct Encoded {
     pub owner: FrameOwner,
     pub payload: Vec<u8>,
     pub codec: Codec,
+    pub digest: Digest,
     pub raw_bytes: usize,
 }
 
@@ -246,6 +247,7 @@ impl Pipeline {
                     figures: Arc::clone(&figures),
                     failure: Arc::clone(&failure),
                     effort: options.effort,
+                    seal: Arc::clone(&options.seal),
                     started,
                 };
                 thread::Builder::new()

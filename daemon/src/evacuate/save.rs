@@ -204,6 +204,8 @@ impl Save<'_> {
             .map_err(SaveError::Pipeline)?;
         self.report.begin(pipeline.figures());
         let description = Description::new(tree.pid, pipeline.intake());
+        description.learn().await;
+        self.report.mark("learn");
         let described = match self.describe(tree, &prepared, &description).await {
             Ok(described) => described,
             Err(error) => {

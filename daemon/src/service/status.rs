@@ -12,7 +12,10 @@ pub trait IntoStatus {
 }
 
 /// The status for an error.
-#[expect(clippy::needless_pass_by_value, reason = "made for `map_err`, which gives the value")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "made for `map_err`, which gives the value"
+)]
 pub fn status<E: IntoStatus + std::error::Error>(error: E) -> Status {
     Status::new(error.code(), chain(&error))
 }
