@@ -1,6 +1,6 @@
 //! The connection.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use lifeboat_proto::{
@@ -72,18 +72,12 @@ impl Client {
                         async move { UnixStream::connect(path).await.map(TokioIo::new) }
                     }
                 });
-                // The transport hides the kernel's answer, which is what the user needs to know.
-                let probe = UnixStream::connect(path).await;
-                probe.map_err(|error| ClientError::Socket(explain_connect(path, &error)))?;
                 let transport =
                     Channel::from_static("http://lifeboat").connect_timeout(CONNECT_WAIT);
-                transport
-                    .connect_with_connector(connector)
-                    .await
-                    .map_err(|source| ClientError::Http {
-                        url: path.display().to_string(),
-                        source,
-                    })?
+                let connected = transport.connect_with_connector(connector).await;
+                connected.map_err(|error| {
+                    ClientError::Socket(explain_connect(path, &kernel_answer(error)))
+                })?
             }
             Endpoint::Http(url) => {
                 let failed = |source| ClientError::Http {
@@ -389,6 +383,21 @@ impl Client {
             .map_err(refused)?
             .into_inner())
     }
+}
+
+/// What the kernel said, which the transport wraps more than once.
+fn kernel_answer(error: tonic::transport::Error) -> io::Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(inner) = cause {
+        if let Some(code) = inner
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
+            return io::Error::from_raw_os_error(code);
+        }
+        cause = inner.source();
+    }
+    io::Error::other(error)
 }
 
 fn refused(status: Status) -> ClientError {

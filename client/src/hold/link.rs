@@ -114,6 +114,12 @@ impl Link {
         self.answered = true;
     }
 
+    /// The daemon does not want this hold: later attempts are rare.
+    pub const fn refuse(&mut self) {
+        self.interval = RETRY_LONGEST;
+        self.answered = true;
+    }
+
     /// Whether a daemon ever answered.
     #[must_use]
     pub const fn was_answered(&self) -> bool {

@@ -1,10 +1,6 @@
 //! The command line against a daemon that is played by the test: what is printed where, and the
 //! exit codes. What scripts rely on is in the snapshots; a change there is a change of contract.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed step fails the test"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod errors;
 mod help;

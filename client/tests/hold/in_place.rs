@@ -4,7 +4,7 @@ use std::{io::Write as _, path::Path, thread};
 
 use nix::sys::signal::Signal;
 
-use crate::program::{Program, eventually, exists, hold, lifeboat};
+use crate::program::{Program, exists, hold, lifeboat};
 
 const NOWHERE: &str = "/nonexistent/lifeboatd.sock";
 
@@ -155,10 +155,18 @@ fn other_signals_reach_it_too() {
 }
 
 #[test]
-fn orphans_are_reaped() {
-    let mut program = start("sh -c 'sh -c \"echo \\$\\$\" & exit'; read x; exit 4");
-    let orphan = program.stdout.line();
-    eventually("the orphan is reaped", || !exists(&orphan));
+fn orphans_stay_below_the_first_process() {
+    // What left its tree would not be saved with it.
+    let directory = tempfile::TempDir::new().unwrap();
+    let gate = directory.path().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let orphan = format!("read y < {}; ps -o ppid= -p \\$\\$", gate.display());
+    let mut program = start(&format!(
+        "sh -c 'sh -c \"{orphan}\" & exit'; echo $$; read x; exit 4"
+    ));
+    let root = program.stdout.line();
+    std::fs::write(&gate, "go on\n").unwrap();
+    assert_eq!(program.stdout.line().trim(), root);
     program.type_line("go on");
     assert_eq!(program.code(), 4);
 }

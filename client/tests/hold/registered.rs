@@ -259,3 +259,55 @@ fn input_stays_where_it_is_until_the_workload_runs() {
     assert_eq!(program.code(), 0);
     drop((reader, writer));
 }
+
+#[test]
+fn waiting_for_another_machine_is_told_and_is_not_a_restore() {
+    let daemon = Daemon::new();
+    let mut program = Program::start(&mut hold_in_place(&daemon.socket(), "echo ran"));
+    let (mut hold, _) = daemon.registered();
+    let stage = "waiting for node b to let go".to_owned();
+    hold.say(to_hold::Message::Restoring(Restoring {
+        checkpoint: String::new(),
+        stage,
+    }));
+    assert_eq!(
+        program.stderr.line(),
+        "lifeboat: test: waiting for node b to let go"
+    );
+    failed(&mut hold, false);
+    assert_eq!(program.code(), 170);
+}
+
+#[test]
+fn a_refusal_of_a_running_workload_is_said_once() {
+    let mut daemon = Daemon::absent();
+    let script = "echo $$; read x; echo end >&2; exit 6";
+    let mut program = Program::start(&mut hold_in_place(&daemon.socket(), script));
+    program.stdout.line();
+    assert!(program.stderr.line().contains("started without protection"));
+    daemon.come_back();
+    for _ in 0..2 {
+        let (mut hold, _) = daemon.registered();
+        failed(&mut hold, false);
+        hold.disconnect();
+    }
+    assert_eq!(program.stderr.line(), "lifeboat: test: because");
+    daemon.go_away();
+    program.type_line("go on");
+    assert_eq!(program.stderr.line(), "end");
+    assert_eq!(program.code(), 6);
+}
+
+#[test]
+fn a_reader_that_never_reads_does_not_keep_an_interrupted_hold() {
+    let daemon = Daemon::new();
+    // More than one pipe holds, less than two.
+    let mut command = hold_in_place(&daemon.socket(), "head -c 100000 /dev/zero; exit 3");
+    let mut program = Program::start(&mut command);
+    let (mut hold, _) = daemon.registered();
+    hold.start();
+    assert_eq!(hold.exited(), 3 << 8);
+    hold.note_exit(None);
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.code(), 3);
+}

@@ -31,12 +31,6 @@ struct Person {
 
 impl Person {
     fn start(socket: &Path, mode: &str, script: &str) -> Self {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = openpt(flags).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
-        resize(&master, 40, 100);
         let mut command = lifeboat();
         command.arg("--socket").arg(socket);
         command.args([
@@ -50,7 +44,18 @@ impl Person {
             "-c",
             script,
         ]);
-        let child = on_terminal(&mut command, slave);
+        Self::at(&mut command)
+    }
+
+    /// Somebody at a terminal of 40 rows and 100 columns, with this program on it.
+    fn at(command: &mut Command) -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+        resize(&master, 40, 100);
+        let child = on_terminal(command, slave);
         Self {
             screen: Output::new(master.try_clone().unwrap()),
             master,
@@ -236,4 +241,33 @@ fn size_and_keys_pass_through_both_halves() {
     assert_eq!(person.code(), 25);
     assert!(!person.is_raw());
     drop(init.wait());
+}
+
+#[test]
+fn a_hold_in_the_background_leaves_the_keys_to_the_shell() {
+    let mut command = Command::new("bash");
+    command
+        .args(["--norc", "--noprofile", "-i"])
+        .env("PS1", "$ ")
+        .env("LIFEBOAT_SOCKET", NOWHERE);
+    let mut person = Person::at(&mut command);
+    let program = assert_cmd::cargo::cargo_bin!("lifeboat").display();
+    for mode in ["never", "always"] {
+        let run = format!("{program} run -w test --terminal {mode} -- sh -c 'echo u\"\"p; cat'");
+        person.types(&format!("{run} &\r"));
+        // Not what was typed, but what the program says.
+        person.screen.until(b"up\r");
+        // The shell reads this, and cat (after `fg`) the next line.
+        person.types("echo shell $((6*7))\r");
+        person.screen.until(b"shell 42");
+        person.types("fg\r");
+        person.screen.until(b"cat'");
+        person.types("for cat\r");
+        // Once echoed by a terminal, once by cat.
+        person.screen.until(b"for cat\r\nfor cat\r\n");
+        person.types("\x04");
+        person.screen.until(b"$ ");
+    }
+    person.types("exit 26\r");
+    assert_eq!(person.code(), 26);
 }

@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal as _, time::Instant};
 
-use lifeboat_proto::hold::{Failed, Restored, ToHold, to_hold};
+use lifeboat_proto::hold::{Failed, Restored, Restoring, ToHold, to_hold};
 use nix::sys::signal::Signal;
 
 use super::{
@@ -24,12 +24,10 @@ impl Init {
                 return;
             };
             match wire.next_message::<ToHold>() {
-                Ok(Some(said)) => {
-                    self.link.settle();
-                    if let Some(message) = said.message {
-                        self.answer(message);
-                    }
-                }
+                Ok(Some(ToHold {
+                    message: Some(message),
+                })) => self.answer(message),
+                Ok(Some(ToHold { message: None })) => {}
                 Ok(None) => break,
                 Err(_) => return self.lost_daemon(),
             }
@@ -41,6 +39,10 @@ impl Init {
 
     fn answer(&mut self, message: to_hold::Message) {
         let undecided = matches!(self.phase, Phase::Asking { .. } | Phase::Restoring { .. });
+        if !matches!(message, to_hold::Message::Failed(_)) {
+            self.link.settle();
+            self.last_refusal = None;
+        }
         match message {
             to_hold::Message::Start(start) if undecided => {
                 if std::io::stderr().is_terminal() && !start.reason.is_empty() {
@@ -49,17 +51,7 @@ impl Init {
                 }
                 self.start();
             }
-            to_hold::Message::Restoring(restoring) if undecided => {
-                if matches!(self.phase, Phase::Asking { .. }) {
-                    let (name, from) = (&self.spec.workload, &restoring.checkpoint);
-                    let text = format!("{name}: restoring from checkpoint {from}");
-                    self.face.say(&text);
-                }
-                self.phase = Phase::Restoring {
-                    checkpoint: restoring.checkpoint,
-                    until: None,
-                };
-            }
+            to_hold::Message::Restoring(restoring) if undecided => self.restoring(restoring),
             to_hold::Message::Restored(restored) if undecided => self.restored(&restored),
             to_hold::Message::Evacuated(evacuated) => {
                 self.evacuated = Some(evacuated.checkpoint);
@@ -83,6 +75,28 @@ impl Init {
             | to_hold::Message::Guard(_)
             | to_hold::Message::Spawned(_) => {}
         }
+    }
+
+    /// The daemon is busy with this workload. Without a checkpoint it only waits for something.
+    fn restoring(&mut self, restoring: Restoring) {
+        let name = &self.spec.workload;
+        match &mut self.phase {
+            Phase::Asking { until, .. } if restoring.checkpoint.is_empty() => {
+                *until = Instant::now() + ANSWER_WAIT;
+                let text = format!("{name}: {}", restoring.stage);
+                self.face.say(&text);
+                return;
+            }
+            Phase::Asking { .. } => {
+                let text = format!("{name}: restoring from checkpoint {}", restoring.checkpoint);
+                self.face.say(&text);
+            }
+            _ => {}
+        }
+        self.phase = Phase::Restoring {
+            checkpoint: restoring.checkpoint,
+            until: None,
+        };
     }
 
     fn restored(&mut self, restored: &Restored) {
@@ -119,9 +133,15 @@ impl Init {
     fn failed(&mut self, failed: &Failed, undecided: bool) {
         let text = format!("{}: {}", self.spec.workload, failed.reason);
         if !undecided {
-            // The workload runs; the daemon will not look after it.
-            self.face.say(&text);
+            // The workload runs; the daemon will not look after it. It is asked again, slowly, and
+            // the user hears of it once.
+            self.link.refuse();
+            if self.last_refusal.as_ref() != Some(&failed.reason) {
+                self.face.say(&text);
+                self.last_refusal = Some(failed.reason.clone());
+            }
         } else if failed.may_start {
+            self.link.settle();
             self.face.say(&text);
             self.start();
         } else if matches!(self.phase, Phase::Restoring { .. }) {
@@ -196,9 +216,9 @@ impl Init {
             let text = format!("restore interrupted; checkpoint {checkpoint} is intact");
             self.face.say(&text);
         }
-        self.exit = Some(match &self.phase {
-            Phase::Ending(ending) => exit_code_of(ending.status),
-            _ => exit_code_of(number),
-        });
+        match &mut self.phase {
+            Phase::Ending(ending) => ending.hurry = true,
+            _ => self.exit = Some(exit_code_of(number)),
+        }
     }
 }

@@ -39,6 +39,7 @@ impl Init {
             status: child.status,
             killing_until: Some(now + KILL_WAIT),
             note_until: matters.then(|| now + NOTE_WAIT),
+            hurry: false,
         });
         self.input.close();
         self.control = None;
@@ -81,7 +82,7 @@ impl Init {
             return Ok(());
         };
         let passed = |until: Option<Instant>| until.is_some_and(|until| now >= until);
-        if passed(ending.killing_until) {
+        if ending.hurry || passed(ending.killing_until) {
             ending.killing_until = None;
         }
         if ending.killing_until.is_some() {
@@ -95,15 +96,16 @@ impl Init {
         if ending.killing_until.is_some() {
             return Ok(());
         }
-        if self.evacuated.is_some() || passed(ending.note_until) {
+        if ending.hurry || self.evacuated.is_some() || passed(ending.note_until) {
             ending.note_until = None;
         }
-        let (status, known) = (ending.status, ending.note_until.is_none());
+        let (status, hurry) = (ending.status, ending.hurry);
+        let known = ending.note_until.is_none();
         for pump in &mut self.outputs {
             drain(pump);
         }
         let drained = self.outputs.iter().all(|pump| pump.wait() == Wait::Done);
-        if drained && known {
+        if hurry || (drained && known) {
             self.exit = Some(self.conclude(status));
         }
         Ok(())

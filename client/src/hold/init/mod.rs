@@ -85,6 +85,8 @@ struct Init {
     evacuated: Option<String>,
     guard: Guard,
     early_ends: Vec<EndedChild>,
+    /// What the daemon said when it refused the running workload.
+    last_refusal: Option<String>,
     /// When a workload without a front half is killed.
     kill_at: Option<Instant>,
     /// The end, when it is decided.
@@ -164,6 +166,7 @@ impl Init {
             evacuated: None,
             guard: Guard::default(),
             early_ends: Vec::new(),
+            last_refusal: None,
             kill_at: None,
             exit: None,
             spec,

@@ -58,6 +58,8 @@ pub(super) struct Ending {
     pub(super) killing_until: Option<Instant>,
     /// Until when the daemon may say what the end was; `None` once that is known or does not matter.
     pub(super) note_until: Option<Instant>,
+    /// Somebody asked the hold itself to end: nothing is waited for any more.
+    pub(super) hurry: bool,
 }
 
 impl Phase {
