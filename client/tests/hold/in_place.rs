@@ -145,7 +145,7 @@ fn other_signals_reach_it_too() {
     ] {
         let name = signal.as_str().trim_start_matches("SIG");
         let mut program = start(&format!(
-            "trap 'echo {name}; exit 5' {name}; echo ready; read x"
+            "trap 'echo {name}; exit 5' {name}; echo ready; sleep 1000 & wait $!"
         ));
         assert_eq!(program.stdout.line(), "ready");
         program.signal(signal);

@@ -38,7 +38,8 @@ pub(crate) fn hold_in_place(socket: &Path, script: &str) -> Command {
     command
 }
 
-/// `lifeboat run` of a shell script.
+/// `lifeboat run` of a shell script. A script that waits for a signal does so with `wait`: in `read`
+/// a signal that comes just before the system call is handled only when there is input.
 pub(crate) fn hold(socket: &Path, script: &str) -> Command {
     let mut command = lifeboat();
     command.arg("--socket").arg(socket);

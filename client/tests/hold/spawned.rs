@@ -102,7 +102,7 @@ fn streams_and_exit_code_pass_through_both_halves() {
 #[test]
 fn signals_pass_through_both_halves() {
     let daemon = Daemon::new();
-    let script = "trap 'echo got it; exit 4' USR2; echo ready; while :; do read x; done";
+    let script = "trap 'echo got it; exit 4' USR2; echo ready; sleep 1000 & wait $!";
     let mut pair = Pair::start(&daemon, &mut hold(&daemon.socket(), script));
     pair.hold.start();
     assert_eq!(pair.front.stdout.line(), "ready");
@@ -118,7 +118,7 @@ fn a_front_half_that_is_killed_takes_the_workload_with_it() {
     let daemon = Daemon::new();
     let mark = daemon.directory().join("mark");
     let script = format!(
-        "trap 'echo TERM > {}; exit' TERM; echo ready; read x",
+        "trap 'echo TERM > {}; exit' TERM; echo ready; sleep 1000 & wait $!",
         mark.display()
     );
     let mut pair = Pair::start(&daemon, &mut hold(&daemon.socket(), &script));

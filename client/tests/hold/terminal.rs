@@ -119,7 +119,7 @@ fn resize(master: &OwnedFd, rows: u16, columns: u16) {
 #[test]
 fn a_program_with_a_terminal_sees_its_size_its_keys_and_its_changes() {
     let script = "tty > /dev/null && echo a terminal; stty size; read x; echo \"<$x>\"; \
-                  trap 'stty size; exit 21' WINCH; echo waiting; while :; do read y; done";
+                  trap 'stty size; exit 21' WINCH; echo waiting; sleep 1000 & wait $!";
     let mut person = Person::start(Path::new(NOWHERE), "auto", script);
     person.screen.until(b"a terminal\r\n");
     person.screen.until(b"40 100\r\n");
@@ -140,7 +140,7 @@ fn a_program_with_a_terminal_sees_its_size_its_keys_and_its_changes() {
 
 #[test]
 fn keys_that_make_signals_make_them_inside() {
-    let script = "trap 'echo interrupted; exit 22' INT; echo ready; while :; do read x; done";
+    let script = "trap 'echo interrupted; exit 22' INT; echo ready; sleep 1000 & wait $!";
     let mut person = Person::start(Path::new(NOWHERE), "auto", script);
     person.screen.until(b"ready\r\n");
     person.types("\x03");
@@ -151,7 +151,7 @@ fn keys_that_make_signals_make_them_inside() {
 #[test]
 fn without_a_terminal_of_its_own_the_keys_signals_reach_the_whole_job() {
     let script = "trap 'echo parent; exit 23' INT; \
-                  sh -c 'trap \"echo child; exit\" INT; echo ready; read x'; wait";
+                  sh -c 'trap \"echo child; exit\" INT; echo ready; sleep 1000 & wait $!'; wait";
     let mut person = Person::start(Path::new(NOWHERE), "never", script);
     person.screen.until(b"ready\r\n");
     assert!(!person.is_raw());
@@ -210,7 +210,7 @@ fn a_terminal_can_be_asked_for_where_there_is_none() {
 fn size_and_keys_pass_through_both_halves() {
     let daemon = Daemon::new();
     let script = "stty size; trap 'stty size; exit 25' WINCH; read x; echo \"<$x>\"; \
-                  echo waiting; while :; do read y; done";
+                  echo waiting; sleep 1000 & wait $!";
     let mut person = Person::start(&daemon.socket(), "auto", script);
     let mut connection = daemon.accept();
     let (spawn, descriptors) = connection.spawn();
