@@ -8,6 +8,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 /// File that names the bundled CRIU's version, as `criu=MAJOR.MINOR[.PATCH]` on a line.
@@ -15,6 +16,12 @@ const VERSION_FILE: &str = "VERSION";
 
 /// Largest [`VERSION_FILE`] that is read, in bytes.
 const VERSION_FILE_BYTES_MAX: usize = 4096;
+
+/// How long each program may take in [`Bundle::check`].
+const CHECK_WITHIN: Duration = Duration::from_secs(20);
+
+/// Most lines of a program that an error quotes.
+const EXCERPT_LINES_MAX: usize = 5;
 
 /// Why a bundle cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +47,22 @@ pub enum BundleError {
         found: CriuVersion,
         /// The supported one.
         wanted: &'static str,
+    },
+    /// A program of it does not run here.
+    #[error("criu bundle: run {path}", path = path.display())]
+    Run {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// CRIU cannot work on this machine, or the page filter cannot be loaded into it.
+    #[error("criu bundle: {asked} says: {said}")]
+    Unfit {
+        /// What was asked.
+        asked: &'static str,
+        /// The answer, at most a few lines.
+        said: String,
     },
 }
 
@@ -138,6 +161,63 @@ impl Bundle {
         })
     }
 
+    /// Runs the bundle's programs: CRIU is of the version that the bundle says, the page filter can
+    /// be loaded into it, and it finds what it needs on this machine.
+    ///
+    /// # Errors
+    /// [`BundleError::Run`], [`BundleError::Version`] or [`BundleError::Unfit`].
+    pub async fn check(&self) -> Result<(), BundleError> {
+        let asked = "criu --version";
+        let (_, said) = self.ask("--version").await?;
+        let version = said
+            .lines()
+            .find_map(|line| line.strip_prefix("Version:")?.trim().parse().ok());
+        let unfit = |said: &str| BundleError::Unfit {
+            asked,
+            said: excerpt(said),
+        };
+        let found: CriuVersion = version.ok_or_else(|| unfit(&said))?;
+        if found != self.version {
+            return Err(BundleError::Version {
+                found,
+                wanted: "the one that it says",
+            });
+        }
+        // The loader's words for a library that does not fit.
+        if said.contains("cannot be preloaded") {
+            return Err(unfit(&said));
+        }
+        match self.ask("check").await? {
+            (true, _) => Ok(()),
+            (false, said) => Err(BundleError::Unfit {
+                asked: "criu check",
+                said: excerpt(&said),
+            }),
+        }
+    }
+
+    /// Whether CRIU succeeds, and all that it says.
+    async fn ask(&self, argument: &str) -> Result<(bool, String), BundleError> {
+        let mut command = tokio::process::Command::new(&self.criu);
+        command
+            .arg(argument)
+            .env("LD_PRELOAD", &self.preload)
+            .kill_on_drop(true);
+        let run = |source| BundleError::Run {
+            path: self.criu.clone(),
+            source,
+        };
+        let output = tokio::time::timeout(CHECK_WITHIN, command.output()).await;
+        let output = output
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(run)?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        ))
+    }
+
     /// The bundled CRIU's version.
     #[must_use]
     pub fn version(&self) -> CriuVersion {
@@ -156,4 +236,36 @@ fn read_version(path: &Path) -> Result<CriuVersion, BundleError> {
         .ok_or_else(|| BundleError::NoVersion {
             path: path.to_owned(),
         })
+}
+
+fn excerpt(said: &str) -> String {
+    let lines = said
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .take(EXCERPT_LINES_MAX);
+    let text = lines.collect::<Vec<_>>().join("; ");
+    text.chars()
+        .take(1000)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_compared_by_minor() {
+        let version = |text: &str| text.parse::<CriuVersion>();
+        assert_eq!(version("4.2").expect("good").to_string(), "4.2.0");
+        let (a, b) = (
+            version("4.2.1").expect("good"),
+            version("4.2.7").expect("good"),
+        );
+        assert!(a.reads_images_of(b));
+        assert!(!a.reads_images_of(version("4.1.1").expect("good")));
+        for bad in ["", "4", "4.", "4.2.1.0", "4.2-rc", "v4.2", "4.99999"] {
+            assert!(version(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -10,6 +10,11 @@ use common::{Run, bundle, counting, hold::eventually, memory::Hider};
 use lifeboat_criu::{Dump, DumpError, ImageError, ImageSink, ImageWriter, Pending, Refusal};
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_bundle_runs_here_with_its_filter() {
+    bundle().check().await.expect("criu check");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dump_that_is_dropped_at_any_moment_leaves_a_running_tree() {
     let hold = counting(&["8"]);
     for pause in [0, 20, 60, 100, 150] {

@@ -7,7 +7,6 @@ use std::{
     ffi::c_int,
     mem::{MaybeUninit, size_of_val},
     ops::Range,
-    ptr::null_mut,
 };
 
 use crate::{
@@ -176,7 +175,7 @@ fn receive_fd(socket: c_int, buffer: &mut [u8]) -> Result<(usize, Option<c_int>)
     };
     // SAFETY: the kernel has filled the header in.
     let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-    if first == null_mut() {
+    if first.is_null() {
         return Ok((received, None));
     }
     // SAFETY: not null, so it points into `control`, which is aligned.
