@@ -70,10 +70,11 @@ impl FileAccess<'_> {
 
     fn start(&self, step: &str, stdin: Stdio, stdout: Stdio) -> Result<Child, CaptureError> {
         let mut command = Command::new("nsenter");
-        command.arg(format!(
-            "--mount={}",
-            Namespaces::path(&self.namespaces.mount).display()
-        ));
+        let path = |namespace| Namespaces::path(namespace).display().to_string();
+        command.arg(format!("--mount={}", path(&self.namespaces.mount)));
+        // The workload's /proc shows processes of its own PID namespace only, and the step needs to
+        // find itself there.
+        command.arg(format!("--pid={}", path(&self.namespaces.pid)));
         command
             .arg("--")
             .arg(std::env::current_exe().unwrap_or_else(|_| "lifeboatd".into()));
