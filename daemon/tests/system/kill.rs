@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use super::support::{Hold, HoldOptions, Node, TestStore, check_count, counter, eventually};
+use super::support::{
+    Hold, HoldOptions, Node, NodeOptions, TestStore, check_count, counter, eventually,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -20,10 +22,18 @@ enum Fate {
 
 use Fate::{GoesOnElsewhere, RunsOn};
 
+fn dying_at(name: &str, store: &TestStore, point: &str) -> Node {
+    let options = NodeOptions {
+        dies_at: point,
+        ..NodeOptions::default()
+    };
+    Node::start_with(name, store, options)
+}
+
 /// The daemon dies at `point` of an evacuation.
 fn evacuation_dies_at(point: &str, fate: Fate) {
     let store = TestStore::folder();
-    let mut a = Node::start_to_die_at("a", &store, point);
+    let mut a = dying_at("a", &store, point);
     let b = Node::start("b", &store);
     let argv = [&*counter()];
     let mut first = Hold::start(&a, "w", &argv);
@@ -58,7 +68,7 @@ fn evacuation_dies_at(point: &str, fate: Fate) {
 /// The daemon dies at `point` of a checkpoint that lets the workload run on.
 fn checkpoint_dies_at(point: &str) {
     let store = TestStore::folder();
-    let mut a = Node::start_to_die_at("a", &store, point);
+    let mut a = dying_at("a", &store, point);
     let b = Node::start("b", &store);
     let argv = [&*counter()];
     let mut first = Hold::start(&a, "w", &argv);
@@ -95,7 +105,7 @@ fn checkpoint_dies_at(point: &str) {
 #[test]
 fn a_frozen_tree_that_was_taken_over_does_not_wake_up() {
     let store = TestStore::folder();
-    let mut a = Node::start_to_die_at("a", &store, "committing");
+    let mut a = dying_at("a", &store, "committing");
     let b = Node::start("b", &store);
     let argv = [&*counter()];
     let mut first = Hold::start(&a, "w", &argv);
@@ -104,7 +114,10 @@ fn a_frozen_tree_that_was_taken_over_does_not_wake_up() {
     first.wait_for_more(3, SOON);
     a.run(&["evacuate", "w"]);
     a.wait_for_death(SOON);
-    let options = HoldOptions { arguments: &["--take-over"], ..HoldOptions::default() };
+    let options = HoldOptions {
+        arguments: &["--take-over"],
+        ..HoldOptions::default()
+    };
     let second = Hold::start_with(&b, "w", &options, &argv);
     second.wait_for_lines(3, SOON);
     b.wait_for_state("w", "running", SOON);
@@ -118,6 +131,87 @@ fn a_frozen_tree_that_was_taken_over_does_not_wake_up() {
     second.wait_for_more(2, SOON);
     b.evacuate("w");
     nothing_is_left(&a);
+}
+
+/// The daemon dies at `point` of a restore. Either the hold goes on with its successor, or it ends
+/// and says so; the checkpoint is intact and can be restored by another hold then.
+fn restore_dies_at(point: &str) {
+    let store = TestStore::folder();
+    let a = Node::start("a", &store);
+    let argv = [&*counter()];
+    let mut first = Hold::start(&a, "w", &argv);
+    first.wait_for_lines(3, SOON);
+    a.evacuate("w");
+    let (status, before) = first.wait_for_end(SOON);
+    assert_eq!(status, 75, "{}", first.said());
+    // A claimer has to wait for the lease of one that died.
+    let options = NodeOptions {
+        dies_at: point,
+        config: "lease = '3s'",
+        ..NodeOptions::default()
+    };
+    let mut b = Node::start_with("b", &store, options);
+    let mut second = Hold::start(&b, "w", &argv);
+    b.wait_for_death(SOON);
+    b.revive(&store);
+    goes_on(&a, &b, &mut second, &before, &argv);
+}
+
+/// The workload goes on from `before`: in `second`, or else in a hold on `a` from its checkpoint.
+fn goes_on(a: &Node, b: &Node, second: &mut Hold, before: &[String], argv: &[&str]) {
+    let ended = eventually("the second hold goes on or ends", SOON, || {
+        match second.ended() {
+            None if second.lines().len() < 3 => None,
+            ended => Some(ended),
+        }
+    });
+    if let Some(status) = ended {
+        assert_eq!(status, 171, "{}\n{}", second.said(), b.log());
+        assert!(second.said().contains("intact"), "{}", second.said());
+    } else {
+        b.wait_for_state("w", "running", SOON);
+        second.wait_for_more(3, SOON);
+        check_count(&[before, &second.lines()].concat());
+        b.evacuate("w");
+        assert_eq!(second.wait_for_end(SOON).0, 75, "{}", second.said());
+    }
+    let (_, middle) = second.wait_for_end(SOON);
+    check_count(&[before, &middle].concat());
+    let third = Hold::start(a, "w", argv);
+    let after = third.wait_for_lines(3, SOON);
+    a.wait_for_state("w", "running", SOON);
+    if ended.is_some() {
+        check_count(&[before, &after].concat());
+    } else {
+        check_count(&[before, &middle, &after].concat());
+    }
+}
+
+/// A daemon that dies while memory is missing ends the workload: a page that cannot be had is never
+/// zero.
+#[test]
+fn restore_is_killed_while_memory_is_missing() {
+    let store = TestStore::folder();
+    let a = Node::start("a", &store);
+    let argv = [&*counter()];
+    let mut first = Hold::start(&a, "w", &argv);
+    first.wait_for_lines(3, SOON);
+    a.evacuate("w");
+    let (_, before) = first.wait_for_end(SOON);
+    let options = NodeOptions {
+        config: "lease = '3s'",
+        faults: "range.delay:700ms",
+        ..NodeOptions::default()
+    };
+    let mut b = Node::start_with("b", &store, options);
+    let mut second = Hold::start(&b, "w", &argv);
+    b.wait_for_state("w", "loading", SOON);
+    b.kill();
+    let (status, middle) = second.wait_for_end(SOON);
+    assert_eq!(status, 171, "{}", second.said());
+    check_count(&[&*before, &middle].concat());
+    b.revive(&store);
+    goes_on(&a, &b, &mut second, &before, &argv);
 }
 
 /// No journal entry and no work directory of CRIU remain.
@@ -182,5 +276,17 @@ mod checkpoint {
         at_manifest "manifest",
         at_head_written "head-written",
         at_commit "commit",
+    }
+}
+
+mod restore {
+    use super::restore_dies_at;
+
+    killed! { restore_dies_at:
+        at_claimed "restore-claimed",
+        at_opened "restore-opened",
+        at_rebuilt "restore-rebuilt",
+        at_resumed "restore-resumed",
+        at_loaded "restore-loaded",
     }
 }

@@ -3,35 +3,59 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
-/// Builds `source`, which is `name`.c of the folder `programs`, and returns the program's path.
+/// Builds `programs/NAME.c`, or all files of the folder `programs/NAME`, and returns the program's
+/// path.
 ///
 /// The path depends on the source: tests that run at the same time share the program, and none
 /// replaces it below a running one.
 ///
 /// # Panics
 /// When gcc does not make it.
-pub(crate) fn c_program(name: &str, source: &str, flags: &[&str]) -> String {
+pub(crate) fn c_program(name: &str, flags: &[&str]) -> String {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let sources = sources(name);
+    let mut digest = blake3::Hasher::new();
+    digest.update(format!("{flags:?}").as_bytes());
+    for source in &sources {
+        digest.update(&std::fs::read(source).unwrap());
+    }
+    let digest = digest.finalize().to_hex();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("system-programs");
     std::fs::create_dir_all(&folder).unwrap();
-    let digest = blake3::hash(format!("{flags:?}{source}").as_bytes()).to_hex();
     let program = folder.join(format!("{name}-{}", &digest[..12]));
     if !program.exists() {
-        build(source, flags, &program);
+        build(&sources, flags, &program);
     }
     program.display().to_string()
 }
 
-fn build(source: &str, flags: &[&str], program: &Path) {
-    let folder = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
-    let code = folder.path().join("program.c");
-    let made: PathBuf = folder.path().join("program");
-    std::fs::write(&code, source).unwrap();
+fn sources(name: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system/programs");
+    let single = folder.join(format!("{name}.c"));
+    if single.exists() {
+        return vec![single];
+    }
+    let mut all: Vec<PathBuf> = std::fs::read_dir(folder.join(name))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    all.sort();
+    all
+}
+
+fn build(sources: &[PathBuf], flags: &[&str], program: &Path) {
+    let made = program.with_extension(std::process::id().to_string());
+    let code = sources
+        .iter()
+        .filter(|source| source.extension().is_some_and(|kind| kind == "c"));
     let built = Command::new("gcc")
         .args(["-O1", "-g", "-Wall", "-Werror", "-o"])
         .arg(&made)
-        .arg(&code)
+        .args(code)
         .args(flags)
         .output()
         .expect("gcc is installed by deploy/setup.sh --tests");
@@ -45,11 +69,7 @@ fn build(source: &str, flags: &[&str], program: &Path) {
 
 /// A program that prints `count 0`, `count 1`, … every 50 ms, and checks 8 MiB of memory each time.
 pub(crate) fn counter() -> String {
-    c_program(
-        "counter",
-        include_str!("../programs/counter.c"),
-        &["-static"],
-    )
+    c_program("counter", &["-static"])
 }
 
 /// Checks that `lines` are those of [`counter`] from the beginning, with none missing or repeated.

@@ -8,6 +8,6 @@ mod wait;
 
 pub(crate) use build::{c_program, check_count, counter};
 pub(crate) use hold::{Hold, HoldOptions};
-pub(crate) use node::Node;
+pub(crate) use node::{Node, NodeOptions};
 pub(crate) use store::TestStore;
 pub(crate) use wait::eventually;

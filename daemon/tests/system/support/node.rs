@@ -17,6 +17,20 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// Longest time that a daemon may take to drain.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 
+/// Name of a node's configuration file.
+const CONFIG: &str = "lifeboatd.toml";
+
+/// What is special about a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NodeOptions<'a> {
+    /// Lines of its configuration file.
+    pub config: &'a str,
+    /// The daemon is killed at this place (see `lifeboatd::observe::failpoint`).
+    pub dies_at: &'a str,
+    /// What goes wrong with its store (see `lifeboat_store::faulty`).
+    pub faults: &'a str,
+}
+
 /// A node.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -24,51 +38,46 @@ pub(crate) struct Node {
     folder: tempfile::TempDir,
     url: String,
     environment: Vec<(String, String)>,
-    arguments: Vec<String>,
     daemon: Option<Child>,
 }
 
 impl Node {
     /// Starts a daemon called `name` on `store`.
     pub(crate) fn start(name: &str, store: &TestStore) -> Self {
-        Self::start_with(name, store.url(), store.environment(), &[])
+        Self::start_with(name, store, NodeOptions::default())
     }
 
-    /// Starts a daemon with more environment and arguments.
-    pub(crate) fn start_with(
-        name: &str,
-        url: &str,
-        environment: &[(String, String)],
-        arguments: &[&str],
-    ) -> Self {
+    /// Starts a daemon with options.
+    pub(crate) fn start_with(name: &str, store: &TestStore, options: NodeOptions<'_>) -> Self {
+        let folder = tempfile::Builder::new().prefix("lb-").tempdir().unwrap();
+        open_to_all(folder.path());
+        std::fs::write(folder.path().join(CONFIG), options.config).unwrap();
+        let (url, mut environment) = if options.faults.is_empty() {
+            (store.url().to_owned(), store.environment().to_vec())
+        } else {
+            store.with_faults(options.faults)
+        };
+        if !options.dies_at.is_empty() {
+            environment.push(("LIFEBOAT_ALLOW_FAULTS".to_owned(), "1".to_owned()));
+            environment.push(("LIFEBOAT_FAILPOINT".to_owned(), options.dies_at.to_owned()));
+        }
         let mut node = Self {
             name: name.to_owned(),
-            folder: tempfile::Builder::new().prefix("lb-").tempdir().unwrap(),
-            url: url.to_owned(),
-            environment: environment.to_vec(),
-            arguments: arguments.iter().map(ToString::to_string).collect(),
+            folder,
+            url,
+            environment,
             daemon: None,
         };
-        open_to_all(node.folder.path());
         node.launch();
         node
     }
 
-    /// Starts a daemon that is killed at the place called `failpoint` (see
-    /// `lifeboatd::observe::failpoint`).
-    pub(crate) fn start_to_die_at(name: &str, store: &TestStore, failpoint: &str) -> Self {
-        let mut environment = store.environment().to_vec();
-        environment.push(("LIFEBOAT_ALLOW_FAULTS".to_owned(), "1".to_owned()));
-        environment.push(("LIFEBOAT_FAILPOINT".to_owned(), failpoint.to_owned()));
-        Self::start_with(name, store.url(), &environment, &[])
-    }
-
-    /// Starts the daemon again on the same state and store, without faults.
+    /// Starts the daemon again on the same state, on `store`, without faults.
     pub(crate) fn revive(&mut self, store: &TestStore) {
         self.restart(store.url(), store.environment());
     }
 
-    /// Starts the daemon again with another environment, on the same state.
+    /// Starts the daemon again on the same state, on another store.
     pub(crate) fn restart(&mut self, url: &str, environment: &[(String, String)]) {
         self.kill();
         self.url = url.to_owned();
@@ -95,7 +104,8 @@ impl Node {
             .arg(self.socket())
             .arg("--state-dir")
             .arg(self.folder.path().join("state"))
-            .args(&self.arguments)
+            .arg("--config")
+            .arg(self.folder.path().join(CONFIG))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
