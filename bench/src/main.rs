@@ -7,6 +7,7 @@
 
 mod metadata;
 mod redis;
+mod scenario;
 mod timeline;
 mod workload;
 
@@ -32,6 +33,9 @@ enum Command {
     /// Be a client of Redis that knows what was acknowledged
     #[command(subcommand)]
     Redis(redis::Command),
+    /// Measure something
+    #[command(subcommand)]
+    Run(scenario::Scenario),
     /// Print what took how long
     Timeline(timeline::Timeline),
     /// Be a program with much memory that checks itself
@@ -42,6 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::MetadataEmulator { listen } => block_on(emulate(listen)),
         Command::Redis(command) => block_on(redis::execute(command)),
+        Command::Run(scenario) => block_on(scenario::run(scenario)),
         Command::Timeline(timeline) => timeline::print(&timeline).map(|()| ExitCode::SUCCESS),
         Command::Workload(shape) => workload::run(&shape),
     }

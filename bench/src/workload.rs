@@ -24,7 +24,7 @@ use memory::Part;
 use processes::Children;
 
 /// Time between signs of life.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(20);
 
 /// Time between turns of a thread that changes memory.
 const TURN: Duration = Duration::from_millis(10);
@@ -56,6 +56,31 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// The command line of such a program.
+    pub(crate) fn command_line(&self, command: &mut tokio::process::Command) -> anyhow::Result<()> {
+        command.arg(std::env::current_exe().context("find this program")?);
+        command.args(self.arguments());
+        Ok(())
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let bytes = |size: ByteSize| format!("{}B", size.as_u64());
+        let pairs = [
+            ("--size", bytes(self.size)),
+            ("--dirty-rate", bytes(self.dirty_rate)),
+            ("--hot", self.hot.to_string()),
+            ("--entropy", self.entropy.to_string()),
+            ("--threads", self.threads.to_string()),
+            ("--processes", self.processes.to_string()),
+        ];
+        let pairs = pairs
+            .into_iter()
+            .flat_map(|(name, value)| [name.to_owned(), value]);
+        std::iter::once("workload".to_owned())
+            .chain(pairs)
+            .collect()
+    }
+
     /// The part of one process.
     fn of_one_process(&self) -> Self {
         let share = |all: ByteSize| ByteSize(all.as_u64() / u64::from(self.processes));

@@ -24,16 +24,7 @@ impl Children {
         let mut children = Self::default();
         for _ in 1..shape.processes {
             let mut child = Command::new(&program)
-                .arg("workload")
-                .args(["--size", &format!("{}B", own.size.as_u64())])
-                .args(["--dirty-rate", &format!("{}B", own.dirty_rate.as_u64())])
-                .args([
-                    "--hot",
-                    &own.hot.to_string(),
-                    "--entropy",
-                    &own.entropy.to_string(),
-                ])
-                .args(["--threads", &own.threads.to_string()])
+                .args(own.arguments())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
