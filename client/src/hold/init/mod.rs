@@ -25,6 +25,7 @@ use std::{
 
 use lifeboat_proto::hold::{HoldSpec, Register, Started, to_daemon, to_init};
 use prost::Message as _;
+use rustix::rand::GetRandomFlags;
 
 use self::{control::Control, face::Face, guard::Guard, phase::Phase};
 use super::{
@@ -148,7 +149,7 @@ impl Init {
             ))
         };
         Ok(Self {
-            instance: uuid::Uuid::new_v4().into_bytes(),
+            instance: identity()?,
             link: Link::new(spec.socket.clone().into()),
             face,
             signals,
@@ -444,6 +445,14 @@ impl Init {
         self.face.say(text);
         self.exit = Some(code);
     }
+}
+
+/// An identity that no other hold has.
+fn identity() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    // So few bytes come whole or not at all (getrandom(2)).
+    rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(bytes)
 }
 
 /// Adds a pump to a wait. `true`: it waits for something that does not tell.
