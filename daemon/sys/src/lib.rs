@@ -15,6 +15,7 @@
 //! | [`peer`] | who is at the other end of a socket | 5.3; without a race 6.5 |
 //! | [`spawn`] | descriptors, session, signals, terminal, namespaces of a child | any |
 //! | [`namespace`] | namespaces, numbers in them, process trees | 5.6 |
+//! | [`kcmp`] | whether two processes share memory | 3.5 |
 //! | [`maps`] | mappings and their flags | any |
 //! | [`vm`] | memory of another process | any |
 //! | [`pagemap`] | which pages hold something, which were written | 6.7 |
@@ -31,6 +32,7 @@ mod flags;
 mod ioctl;
 
 pub mod fdpass;
+pub mod kcmp;
 pub mod maps;
 pub mod namespace;
 pub mod pagemap;

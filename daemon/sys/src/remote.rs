@@ -12,6 +12,7 @@ use linux_raw_sys::general::UFFD_USER_MODE_ONLY;
 use rustix::process::Pid;
 
 use crate::{
+    namespace,
     pidfd::{Pidfd, PidfdError},
     tracer::{Stopped, TraceError, Tracer},
     uffd::Uffd,
@@ -19,6 +20,9 @@ use crate::{
 
 /// Most threads of a process that are tried before giving up.
 pub const THREADS_TRIED_MAX: usize = 8;
+
+/// Longest time that a fork under way is waited for, if it could have copied the descriptor.
+const FORK_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Longest time after the deadline until the caller has its answer.
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
@@ -100,8 +104,9 @@ impl InjectError {
 ///
 /// The handshake is left to the caller.
 ///
-/// Between creating and closing, another thread of the process can fork; the child then keeps a
-/// descriptor of it, unless it executes another program.
+/// If another thread of the process forks just between creating and closing, the descriptor that
+/// the child got is closed there too; so that no fork is overlooked, threads that may be forking
+/// are stopped once as well.
 ///
 /// # Errors
 /// [`InjectError`], at the latest shortly after `deadline`.
@@ -128,10 +133,95 @@ pub fn inject_userfaultfd(process: &Pidfd, deadline: Instant) -> Result<Uffd, In
     }
 }
 
-/// Tries one thread after the other.
 fn inject(process: &Pidfd, deadline: Instant) -> Result<Uffd, InjectError> {
     let pid = number(process);
+    let (uffd, there) = with_stopped_thread(process, deadline, |stopped| {
+        let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK).cast_unsigned() | UFFD_USER_MODE_ONLY;
+        let there = call(process, stopped, USERFAULTFD, u64::from(flags), deadline)?;
+        let taken = RawFd::try_from(there)
+            .map_err(|_| PidfdError::Gone { pid })
+            .and_then(|number| process.get_fd(number));
+        call(process, stopped, CLOSE, there, deadline)?;
+        match taken {
+            Ok(fd) => Ok((Uffd::from(fd), there)),
+            Err(source) => Err(InjectError::Take { pid, source }),
+        }
+    })?;
+    close_in_children(process, there, deadline);
+    Ok(uffd)
+}
+
+/// A process with several threads may have forked between the two calls. Its child has a descriptor
+/// then that CRIU would not dump. What cannot be closed CRIU will name.
+fn close_in_children(process: &Pidfd, there: u64, deadline: Instant) {
     let threads = threads_of(process);
+    if threads.len() == 1 {
+        return;
+    }
+    // A child is copied long before it is listed. A thread that stops has finished its fork.
+    let settled = deadline.min(Instant::now() + FORK_PATIENCE);
+    for tid in threads
+        .into_iter()
+        .filter(|tid| may_be_forking(process, *tid))
+    {
+        Tracer::seize(process, tid)
+            .and_then(|tracer| tracer.stop(settled))
+            .ok();
+    }
+    for child in namespace::process_tree(process)
+        .unwrap_or_default()
+        .iter()
+        .skip(1)
+    {
+        let link = format!("/proc/{}/fd/{there}", child.pid.as_raw_nonzero());
+        let has_it = || fs::read_link(&link).is_ok_and(|link| link.as_os_str() == UFFD_LINK);
+        if !has_it() {
+            continue;
+        }
+        if let Ok(child) = Pidfd::open(child.pid) {
+            with_stopped_thread(&child, deadline, |stopped| {
+                // It may have closed the number itself, and have something else there.
+                if has_it() {
+                    call(&child, stopped, CLOSE, there, deadline)
+                } else {
+                    Ok(0)
+                }
+            })
+            .ok();
+        }
+    }
+}
+
+/// Whether a thread is not known to do something else.
+fn may_be_forking(process: &Pidfd, tid: Pid) -> bool {
+    const FORKS: [libc::c_long; 4] = [
+        libc::SYS_clone,
+        libc::SYS_clone3,
+        libc::SYS_fork,
+        libc::SYS_vfork,
+    ];
+    let path = format!(
+        "/proc/{}/task/{}/syscall",
+        number(process),
+        tid.as_raw_nonzero()
+    );
+    // The number of a system call, or `running`, or -1 outside of one.
+    let current = fs::read_to_string(path);
+    let current = current
+        .ok()
+        .and_then(|text| text.split(' ').next()?.trim().parse().ok());
+    current.is_none_or(|number| FORKS.contains(&number))
+}
+
+/// Stops one thread after the other until one can be, and has it do `work`.
+fn with_stopped_thread<T>(
+    process: &Pidfd,
+    deadline: Instant,
+    work: impl FnOnce(&mut Stopped<'_>) -> Result<T, InjectError>,
+) -> Result<T, InjectError> {
+    let pid = number(process);
+    let mut threads = threads_of(process);
+    threads.truncate(THREADS_TRIED_MAX);
     // Also what remains when every thread was gone: a process that is ending.
     let mut last = InjectError::Gone { pid };
     for (index, tid) in threads.iter().enumerate() {
@@ -139,7 +229,7 @@ fn inject(process: &Pidfd, deadline: Instant) -> Result<Uffd, InjectError> {
         let tries = u32::try_from(threads.len() - index).unwrap_or(1);
         let share = deadline.saturating_duration_since(now) / tries;
         match Tracer::seize(process, *tid).and_then(|tracer| tracer.stop(now + share)) {
-            Ok(mut stopped) => return make_userfaultfd(process, &mut stopped, deadline),
+            Ok(mut stopped) => return work(&mut stopped),
             Err(TraceError::Gone { .. }) => {}
             Err(TraceError::Deadline { .. }) => last = InjectError::Deadline { pid },
             Err(source) if source.concerns_this_thread_only() => {
@@ -155,43 +245,47 @@ fn inject(process: &Pidfd, deadline: Instant) -> Result<Uffd, InjectError> {
     }
 }
 
-fn make_userfaultfd(
-    process: &Pidfd,
-    stopped: &mut Stopped<'_>,
-    deadline: Instant,
-) -> Result<Uffd, InjectError> {
-    let pid = number(process);
-    let trace = |source| match source {
-        TraceError::Gone { .. } => InjectError::Gone { pid },
-        TraceError::Deadline { .. } => InjectError::Deadline { pid },
-        source => InjectError::Trace { pid, source },
-    };
-    let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK).cast_unsigned() | UFFD_USER_MODE_ONLY;
-    let arguments = [u64::from(flags), 0, 0, 0, 0, 0];
-    let created = stopped
-        .system_call(libc::SYS_userfaultfd, arguments, deadline)
-        .map_err(trace)?;
-    let there = created.map_err(|source| InjectError::Call {
-        call: "userfaultfd",
-        pid,
-        source,
-    })?;
-
-    let taken = RawFd::try_from(there)
-        .map_err(|_| PidfdError::Gone { pid })
-        .and_then(|number| process.get_fd(number));
-    let closed = stopped.system_call(libc::SYS_close, [there, 0, 0, 0, 0, 0], deadline);
-    closed.map_err(trace)?.map_err(|source| InjectError::Call {
-        call: "close",
-        pid,
-        source,
-    })?;
-    taken
-        .map(Uffd::from)
-        .map_err(|source| InjectError::Take { pid, source })
+/// A system call with one argument.
+#[derive(Clone, Copy)]
+struct Call {
+    name: &'static str,
+    number: libc::c_long,
 }
 
-/// The threads to try, the first one first.
+const USERFAULTFD: Call = Call {
+    name: "userfaultfd",
+    number: libc::SYS_userfaultfd,
+};
+const CLOSE: Call = Call {
+    name: "close",
+    number: libc::SYS_close,
+};
+
+/// What the link of a userfaultfd's descriptor reads.
+const UFFD_LINK: &str = "anon_inode:[userfaultfd]";
+
+fn call(
+    process: &Pidfd,
+    stopped: &mut Stopped<'_>,
+    call: Call,
+    argument: u64,
+    deadline: Instant,
+) -> Result<u64, InjectError> {
+    let pid = number(process);
+    match stopped.system_call(call.number, [argument, 0, 0, 0, 0, 0], deadline) {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(source)) => Err(InjectError::Call {
+            call: call.name,
+            pid,
+            source,
+        }),
+        Err(TraceError::Gone { .. }) => Err(InjectError::Gone { pid }),
+        Err(TraceError::Deadline { .. }) => Err(InjectError::Deadline { pid }),
+        Err(source) => Err(InjectError::Trace { pid, source }),
+    }
+}
+
+/// All threads, the first one first.
 fn threads_of(process: &Pidfd) -> Vec<Pid> {
     let mut threads = vec![process.pid()];
     let entries = fs::read_dir(format!("/proc/{}/task", number(process)));
@@ -201,7 +295,7 @@ fn threads_of(process: &Pidfd) -> Vec<Pid> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(Pid::from_raw)
         .filter(|tid| *tid != process.pid());
-    threads.extend(others.take(THREADS_TRIED_MAX - 1));
+    threads.extend(others);
     threads
 }
 

@@ -136,44 +136,53 @@ pub(super) fn dispatches_system_calls(tid: pid_t) -> bool {
     result == 0 && configuration.mode != 0
 }
 
-/// What the thread did, if it did something. ESRCH: it ended; whoever its parent is still learns
-/// of that, as nothing is taken away from a zombie here.
-pub(super) fn poll_stop(tid: pid_t) -> io::Result<Option<Stop>> {
+/// Waits for what the thread does next. `None`: the call was interrupted. ESRCH: the thread ended;
+/// whoever its parent is still learns of that, as nothing is taken away from a zombie here.
+pub(super) fn wait_stop(tid: pid_t) -> io::Result<Option<Stop>> {
     let look = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
-    let info = match wait_id(tid, look) {
-        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Err(ended()),
-        other => other?,
+    let Some(info) = wait_id(tid, look)? else {
+        return Ok(None);
     };
-    match info.si_code {
-        0 => return Ok(None),
-        libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED => return Err(ended()),
-        _ => {}
+    if matches!(
+        info.si_code,
+        libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED
+    ) {
+        return Err(ended());
     }
-    let info = wait_id(tid, libc::WSTOPPED)?;
+    let Some(info) = wait_id(tid, libc::WSTOPPED | libc::WNOHANG)? else {
+        return Ok(None);
+    };
+    if info.si_code == 0 {
+        // Killed between the two looks; the next one tells.
+        return Ok(None);
+    }
     // SAFETY: the kernel filled this in as that of a child.
     let status = unsafe { info.si_status() };
     let (signal, event) = (status & 0xff, status >> 8);
-    Ok(match (signal, event) {
-        // Killed between the two looks.
-        _ if info.si_code == 0 => None,
-        (_, EVENT_STOP) => Some(Stop::Event),
-        (SYSCALL_STOP, 0) => Some(Stop::SystemCall),
-        (signal, 0) => Some(Stop::Signal(signal)),
-        _ => Some(Stop::Other),
-    })
+    Ok(Some(match (signal, event) {
+        (_, EVENT_STOP) => Stop::Event,
+        (SYSCALL_STOP, 0) => Stop::SystemCall,
+        (signal, 0) => Stop::Signal(signal),
+        _ => Stop::Other,
+    }))
 }
 
-fn wait_id(tid: pid_t, options: c_int) -> io::Result<libc::siginfo_t> {
-    let options = options | libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD;
+/// `None`: interrupted.
+fn wait_id(tid: pid_t, options: c_int) -> io::Result<Option<libc::siginfo_t>> {
+    let options = options | libc::__WALL | libc::__WNOTHREAD;
     let id = libc::id_t::try_from(tid).unwrap_or(0);
     // SAFETY: plain numbers, for which zeros are valid.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     // SAFETY: waitid(2) writes one siginfo to `info`, which is valid for that.
     let result = unsafe { libc::waitid(libc::P_PID, id, &raw mut info, options) };
     if result == 0 {
-        Ok(info)
-    } else {
-        Err(io::Error::last_os_error())
+        return Ok(Some(info));
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EINTR) => Ok(None),
+        Some(libc::ECHILD) => Err(ended()),
+        _ => Err(error),
     }
 }
 

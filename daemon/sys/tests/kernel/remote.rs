@@ -15,6 +15,7 @@ use std::{
 };
 
 use lifeboat_sys::{
+    namespace,
     pagemap::{Categories, Pagemap},
     pidfd::Pidfd,
     remote::{self, InjectError},
@@ -513,6 +514,55 @@ fn call_in_every_thread(child: &Child) {
         assert_eq!(number, u64::try_from(tid).unwrap());
         stopped.release().unwrap();
     }
+}
+
+#[test]
+fn children_forked_meanwhile_inherit_no_userfaultfd() {
+    const CHILDREN: usize = 150;
+    let mut child = support::fork_with(|parent| {
+        parent.send(0);
+        // The children live as long as the thread that forks them.
+        let barrier = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let child = || {
+                    support::fork_with(|parent| {
+                        parent.receive();
+                    })
+                };
+                let children: Vec<Child> = (0..CHILDREN).map(|_| child()).collect();
+                barrier.wait();
+                barrier.wait();
+                drop(children);
+            });
+            barrier.wait();
+            parent.send(0);
+            parent.receive();
+            barrier.wait();
+        });
+    });
+    child.receive();
+    let process = Pidfd::open(child.pid).unwrap();
+    let before = userfaultfds_of(child.pid);
+    let mut tree = namespace::process_tree(&process).unwrap();
+    while tree.len() <= CHILDREN {
+        drop(inject(&child));
+        tree = namespace::process_tree(&process).unwrap();
+    }
+    for process in tree {
+        assert_eq!(userfaultfds_of(process.pid), before, "{process:?}");
+    }
+    child.receive();
+}
+
+/// Some are inherited from this process, which does other tests at the same time.
+fn userfaultfds_of(pid: Pid) -> usize {
+    let fds = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
+    fds.filter(|fd| {
+        let link = fs::read_link(fd.as_ref().unwrap().path()).unwrap();
+        link.display().to_string().contains("userfaultfd")
+    })
+    .count()
 }
 
 #[test]

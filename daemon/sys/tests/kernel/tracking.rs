@@ -2,15 +2,15 @@
 //! runs, equals its copy when it stops.
 
 use std::{
-    os::{fd::AsFd, unix::net::UnixStream},
     sync::atomic::{AtomicU64, Ordering},
     time::Instant,
 };
 
 use lifeboat_proto::units::{PAGE_BYTES, PageRun};
 use lifeboat_sys::{
-    fdpass,
     pagemap::{Categories, Pagemap, Query},
+    pidfd::Pidfd,
+    remote,
     uffd::{Features, Modes, Uffd},
     vm::RemoteMemory,
 };
@@ -57,24 +57,22 @@ impl Shadow<'_> {
     }
 }
 
-/// A child that tracks its own memory for us and then does `body`.
+/// A child whose memory is tracked from here, which then does `body`.
 fn tracked(memory: &Memory, body: impl FnOnce(&mut Parent)) -> (Child, Uffd) {
-    let (near, far) = UnixStream::pair().unwrap();
-    let child = support::fork_with(|parent| {
-        // SAFETY: write tracking changes no memory.
-        let uffd = unsafe { Uffd::for_this_process() }.unwrap();
-        let has = uffd.handshake(Features::TRACKING).unwrap();
-        assert!(
-            has.contains(Features::TRACKING),
-            "kernel 6.7 or newer is needed"
-        );
-        uffd.register(memory.run(), Modes::WRITE_PROTECT).unwrap();
-        fdpass::send_all(&far, b"u", &[uffd.as_fd()], Instant::now() + PATIENCE).unwrap();
-        drop(uffd);
+    let mut child = support::fork_with(|parent| {
+        parent.receive();
         body(parent);
     });
-    let mut got = fdpass::receive_exact(&near, &mut [0], 1, Instant::now() + PATIENCE).unwrap();
-    (child, Uffd::from(got.fds.remove(0)))
+    let process = Pidfd::open(child.pid).unwrap();
+    let uffd = remote::inject_userfaultfd(&process, Instant::now() + PATIENCE).unwrap();
+    let has = uffd.handshake(Features::TRACKING).unwrap();
+    assert!(
+        has.contains(Features::TRACKING),
+        "kernel 6.7 or newer is needed"
+    );
+    uffd.register(memory.run(), Modes::WRITE_PROTECT).unwrap();
+    child.send(0);
+    (child, uffd)
 }
 
 fn written(pagemap: &Pagemap, range: PageRun) -> Vec<PageRun> {
