@@ -10,7 +10,8 @@
 //! - `uring`: an io_uring is open.
 //! - `echo`: lines from standard input are printed, as `echo LINE`.
 //! - `shared`: it does the same with shared anonymous memory of the same size.
-//! - `tcp`: two threads have a TCP connection; its end is printed as `tcp closed`.
+//! - `tcp`: a thread sends numbers to itself over TCP and prints them, as `tcp NUMBER`; the
+//!   connection's end is printed as `tcp closed`.
 #![expect(clippy::print_stdout, reason = "its output is what tests read")]
 
 use std::{
@@ -190,11 +191,17 @@ fn talk_to_itself() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
     let (far, _) = listener.accept().expect("connected");
-    println!("tcp open");
-    let mut byte = [0];
-    let end = (&near).read(&mut byte);
-    println!("tcp closed {}", end.is_err() || matches!(end, Ok(0)));
-    drop(far);
+    for number in 0_u64.. {
+        let sent = (&near).write_all(&number.to_ne_bytes());
+        let mut received = [0; 8];
+        let received = sent.and_then(|()| (&far).read_exact(&mut received));
+        if received.is_err() {
+            println!("tcp closed");
+            return;
+        }
+        println!("tcp {number}");
+        thread::park_timeout(Duration::from_millis(10));
+    }
 }
 
 fn leave_a_zombie() {

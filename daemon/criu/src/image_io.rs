@@ -36,7 +36,8 @@ pub trait ImageWriter: Send {
     /// Aborts the dump.
     async fn write(&mut self, piece: Bytes) -> Result<(), ImageError>;
 
-    /// CRIU has closed the file. Not called when the dump fails before.
+    /// CRIU has closed the file. It also does so when it gives up halfway: the files are an image
+    /// only once [`crate::Dump::described`] says so.
     ///
     /// # Errors
     /// Aborts the dump.

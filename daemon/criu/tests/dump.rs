@@ -12,9 +12,9 @@ use common::{
     Run, counting,
     hold::{Hold, children, eventually},
     memory::Hider,
-    restore,
+    restore, restore_with,
 };
-use lifeboat_criu::images::coverage;
+use lifeboat_criu::{TcpMode, images::coverage};
 use lifeboat_proto::units::PageRun;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,10 +282,89 @@ async fn shared_memory_can_be_hidden_and_put_back() {
     new.rounds(5);
 }
 
+/// Programs with a connection of their own network.
+fn talking(command: &[&str]) -> Hold {
+    Hold::run_with(command, &[("HOLD_NET", "1")])
+}
+
+fn number(hold: &Hold) -> u64 {
+    loop {
+        let line = hold.line();
+        assert_ne!(line, "tcp closed");
+        if let Some(number) = line.strip_prefix("tcp ") {
+            return number.parse().expect("a number");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn established_connections_are_closed_elsewhere() {
-    let hold = counting(&["8", "tcp"]);
-    while hold.line() != "tcp open" {}
+    let program = common::example("counting");
+    let hold = talking(&[program.to_str().expect("text"), "8", "tcp"]);
+    number(&hold);
+    let run = Run::new(&hold, &[hold.root]);
+    let described = run.described(run.request(&hold)).await;
+    let pages = run.hider.capture();
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
+    let new = talking(&[]);
+    restore(&new, hold.inodes(), &run.images, pages).await;
+    while new.line() != "tcp closed" {}
+    new.rounds(5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn established_connections_can_be_kept_and_are_after_an_abort() {
+    let program = common::example("counting");
+    let hold = talking(&[program.to_str().expect("text"), "8", "tcp"]);
+    number(&hold);
+    for released in [false, true] {
+        let run = Run::new(&hold, &[hold.root]);
+        let mut request = run.request(&hold);
+        request.tcp = TcpMode::Keep;
+        let described = run.described(request).await;
+        if !released {
+            described.abort().await.expect("criu ends");
+            assert!(number(&hold) < number(&hold), "they are unlocked again");
+            continue;
+        }
+        let pages = run.hider.capture();
+        described
+            .committing()
+            .await
+            .expect("the hook hears")
+            .release()
+            .await
+            .expect("killed");
+        let new = talking(&[]);
+        restore_with(&new, hold.inodes(), &run.images, pages, TcpMode::Keep).await;
+        assert!(number(&new) < number(&new));
+        new.rounds(5);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_s_tree_moves_and_stays_that_user_s() {
+    let program = common::example("counting");
+    let user = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let hold = Hold::run(
+        &[
+            &user[..],
+            &[program.to_str().expect("text"), "8", "threads"],
+        ]
+        .concat(),
+    );
+    let before = hold.round();
     let run = Run::new(&hold, &[hold.root]);
     let described = run.described(run.request(&hold)).await;
     let pages = run.hider.capture();
@@ -298,8 +377,12 @@ async fn established_connections_are_closed_elsewhere() {
         .expect("killed");
     let new = Hold::empty();
     restore(&new, hold.inodes(), &run.images, pages).await;
-    while new.line() != "tcp closed true" {}
+    assert!(new.round() > before);
     new.rounds(5);
+    let outer = new.outer_pid(hold.root).expect("it runs");
+    let own = lifeboat_criu::images::AllowedCredentials::of_process(outer).expect("it runs");
+    assert_eq!((own.uid, own.gid, own.capabilities), (65534, 65534, 0));
+    assert!(own.groups.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,7 @@ pub struct Hold {
     /// The workload, as it sees itself; 0 if none was started.
     pub root: u32,
     pub stdin: PipeWriter,
+    own_net: bool,
     stdout: PipeReader,
     lines: OnceCell<Receiver<String>>,
     workload_ends: [OwnedFd; 2],
@@ -36,6 +37,7 @@ impl Hold {
 
     /// Starts a workload under a hold with more environment.
     pub fn run_with(command: &[&str], environment: &[(&str, &str)]) -> Self {
+        let own_net = environment.iter().any(|(name, _)| *name == "HOLD_NET");
         let (stdin_end, stdin) = std::io::pipe().expect("a pipe");
         let (stdout, stdout_end) = std::io::pipe().expect("a pipe");
         let mut unshare = Command::new("unshare")
@@ -47,6 +49,7 @@ impl Hold {
                 "--uts",
                 "--ipc",
             ])
+            .args(own_net.then_some("--net"))
             .arg(super::example("hold"))
             .args(command)
             .envs(environment.iter().copied())
@@ -73,6 +76,7 @@ impl Hold {
             init,
             root,
             stdin,
+            own_net,
             stdout,
             lines: OnceCell::new(),
             workload_ends: [stdin_end.into(), stdout_end.into()],
@@ -93,6 +97,7 @@ impl Hold {
             mount: open("mnt"),
             pid: open("pid"),
             uts: open("uts"),
+            net: self.own_net.then(|| open("net")).flatten(),
             ..Namespaces::default()
         }
     }

@@ -25,7 +25,7 @@ use bytes::{Bytes, BytesMut};
 use hold::Hold;
 use lifeboat_criu::{
     Bundle, Described, Dump, DumpRequest, ImageError, ImageReader, ImageSink, ImageSource,
-    ImageWriter, Restore, RestoreRequest, WorkDir,
+    ImageWriter, Restore, RestoreRequest, TcpMode, WorkDir,
     images::shared::{self, Piece},
 };
 use lifeboat_proto::units::{PageIndex, PageRun};
@@ -269,9 +269,21 @@ pub async fn restore(
     images: &Images,
     pages: BTreeMap<u32, Pages>,
 ) -> u32 {
+    restore_with(new, old, images, pages, TcpMode::Close).await
+}
+
+/// As [`restore`], with a choice about connections.
+pub async fn restore_with(
+    new: &Hold,
+    old: [u64; 2],
+    images: &Images,
+    pages: BTreeMap<u32, Pages>,
+    tcp: TcpMode,
+) -> u32 {
     let scratch = Scratch::new();
     let mut request = RestoreRequest::new(new.namespaces(), scratch.work_dir());
     request.inherit = new.instead_of(old);
+    request.tcp = tcp;
     let mut pids: Vec<u32> = pages.keys().copied().collect();
     let restore = Restore::start(&bundle(), request, Arc::new(images.clone())).await;
     let (restore, events) = restore.expect("criu starts");
