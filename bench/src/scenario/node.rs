@@ -31,6 +31,7 @@ pub(super) struct Node {
     client: PathBuf,
     socket: PathBuf,
     log: PathBuf,
+    said: PathBuf,
 }
 
 impl Node {
@@ -38,6 +39,7 @@ impl Node {
         let folder = bench.path().join(name);
         fs::create_dir_all(&folder).context("make the node's folder")?;
         let (socket, log) = (folder.join("lb.sock"), folder.join("daemon.log"));
+        let said = folder.join("holds.log");
         let daemon = Command::new(bench.program("lifeboatd"))
             .args(["--node", name, "--store", &bench.store, "--log-json"])
             .arg("--socket")
@@ -56,6 +58,7 @@ impl Node {
             client: bench.program("lifeboat"),
             socket,
             log,
+            said,
         };
         let limit = Instant::now() + DAEMON_LIMIT;
         while !node.call(&["status"]).await?.0 {
@@ -85,7 +88,11 @@ impl Node {
     fn tail(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(5)..].join("\n")
+        let said = fs::read_to_string(&self.said).unwrap_or_default();
+        format!(
+            "{}\n{said}",
+            lines[lines.len().saturating_sub(5)..].join("\n")
+        )
     }
 
     async fn call(&self, arguments: &[&str]) -> anyhow::Result<(bool, Vec<u8>)> {
@@ -106,6 +113,12 @@ impl Node {
         command.arg("--socket").arg(&self.socket);
         command.args(["run", "--require-daemon", "--workload", name, "--"]);
         shape.command_line(&mut command)?;
+        // What a hold says to people; it would stand between the lines of the table.
+        let said = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&self.said);
+        command.stderr(said.context("make a file for what the hold says")?);
         Program::start(&mut command)
     }
 
