@@ -226,6 +226,18 @@ impl Heads {
         Err(ClaimError::Contended { name: name.clone() })
     }
 
+    /// The right of an owner whose workload runs already: as it is in the store, or claimed anew if
+    /// the workload was started while the store or the daemon was away.
+    ///
+    /// # Errors
+    /// As for [`Heads::claim`].
+    pub async fn reclaim(&self, name: &WorkloadName, wish: &Wish) -> Result<Right, ClaimError> {
+        match self.read(name).await? {
+            Some(right) if right.head.owner == wish.owner => Ok(right),
+            _ => Ok(self.claim(name, wish, |_| {}).await?.0),
+        }
+    }
+
     fn claimed(
         &self,
         name: &WorkloadName,

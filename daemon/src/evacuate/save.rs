@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lifeboat_criu::{Described, Dump, DumpError, DumpRequest, WorkDir};
@@ -24,7 +24,7 @@ use super::{
     report::SaveReport,
 };
 use crate::{
-    claim::Right,
+    claim::{ClaimError, Right},
     daemon::Context,
     deadline::Deadline,
     journal::{Entry, JournalError, Recorded},
@@ -36,6 +36,9 @@ use crate::{
 };
 
 /// How a workload is saved.
+/// How long after the deadline the work that had it may take to say what it was waiting for.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// It ends here and goes on elsewhere.
@@ -82,9 +85,9 @@ pub enum SaveError {
     /// The commit failed.
     #[error("commit the checkpoint")]
     Commit(#[source] CommitError),
-    /// This node never claimed the workload.
-    #[error("this node has no claim on the workload in the store; start it with `lifeboat run`")]
-    NoRight,
+    /// This node has no right to commit.
+    #[error("claim the workload in the store, which was not possible before")]
+    NoRight(#[source] ClaimError),
     /// The deadline passed.
     #[error("the deadline passed before the commit; nothing was committed")]
     Deadline,
@@ -238,13 +241,8 @@ impl Save<'_> {
 
     async fn prepare(&self, tree: &Tree) -> Result<Prepared, SaveError> {
         let id = CheckpointId::new();
-        let right = self
-            .workload
-            .right
-            .lock()
-            .await
-            .clone()
-            .ok_or(SaveError::NoRight)?;
+        let right = self.workload.obtain_right(&self.context.heads);
+        let right = self.guard(right).await?.map_err(SaveError::NoRight)?;
         let namespaces = Namespaces::of(tree.pid, &tree.root).map_err(SaveError::Namespaces)?;
         let work_dir = self.context.work_dir().map_err(SaveError::WorkDir)?;
         let entry = Entry {
@@ -526,8 +524,8 @@ impl Save<'_> {
 
     /// Runs `work` until the deadline passes or the save is called off.
     async fn guard<T>(&self, work: impl Future<Output = T>) -> Result<T, SaveError> {
-        let remaining = self.deadline.remaining().unwrap_or(Duration::MAX);
-        let end = Instant::now().checked_add(remaining);
+        let end = self.deadline.instant();
+        let end = end.and_then(|end| end.checked_add(LAST_WORDS));
         let deadline = async {
             match end {
                 Some(end) => tokio::time::sleep_until(end.into()).await,

@@ -291,13 +291,15 @@ pub async fn adopt(
         return;
     }
     runs(context, workload, hold_pid, root_pid, Phase::Running).await;
-    match reclaim(context, workload).await {
-        Ok(()) => {
+    match workload.obtain_right(&context.heads).await {
+        Ok(_) => {
             workload
                 .tell_hold(Message::Adopted(hold::Adopted {}), Vec::new())
                 .await
         }
-        Err(reason) => {
+        Err(error) => {
+            // It is tried again with each sign of life, and before a save.
+            let reason = chain(&error);
             tracing::error!(workload = %workload.name, reason, "adopted without a claim");
             workload.refresh(|view| view.last_error.clone_from(&reason));
             let failed = hold::Failed {
@@ -309,33 +311,6 @@ pub async fn adopt(
                 .await;
         }
     }
-}
-
-/// The right to commit of a workload that ran before this daemon did.
-async fn reclaim(context: &Arc<Context>, workload: &SharedWorkload) -> Result<(), String> {
-    let present = context
-        .heads
-        .read(&workload.name)
-        .await
-        .map_err(|error| chain(&error))?;
-    let right = match present {
-        Some(right) if right.head.owner == workload.instance => right,
-        // It was started while no daemon was there.
-        _ => {
-            let wish = Wish {
-                owner: workload.instance.clone(),
-                uid: workload.owner.uid,
-                fresh: true,
-                take_over: workload.spec.take_over,
-            };
-            let claimed = context.heads.claim(&workload.name, &wish, |_| {}).await;
-            claimed.map_err(|error| chain(&error))?.0
-        }
-    };
-    let epoch = right.head.epoch;
-    workload.refresh(|view| view.epoch = epoch);
-    *workload.right.lock().await = Some(right);
-    Ok(())
 }
 
 /// Checkpoints at an interval, against machines that die without notice.

@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{daemon::Context, observe::chain, service::identity::Caller, workload::Phase};
+use crate::{
+    daemon::Context,
+    observe::chain,
+    service::identity::Caller,
+    workload::{Phase, SharedWorkload},
+};
 
 /// Renewals within one lease: two may be lost.
 const RENEWALS_PER_LEASE: u32 = 3;
@@ -23,8 +28,14 @@ pub async fn run(context: Arc<Context>, drain: CancellationToken) {
             if matches!(phase, Phase::Evacuated | Phase::Ended) {
                 continue;
             }
-            let mut right = workload.right.lock().await;
+            // Whoever has it is in touch with the store at this moment.
+            let Ok(mut right) = workload.right.try_lock() else {
+                continue;
+            };
             let Some(right) = right.as_mut() else {
+                if phase == Phase::Running {
+                    tokio::spawn(claim_again(Arc::clone(&context), workload.clone()));
+                }
                 continue;
             };
             match context.heads.renew(&workload.name, right).await {
@@ -46,6 +57,20 @@ pub async fn run(context: Arc<Context>, drain: CancellationToken) {
                     tracing::warn!(workload = %workload.name, error = chain(&error), "not renewed");
                 }
             }
+        }
+    }
+}
+
+/// Claims a workload that runs here without a claim: the store was away when it was asked for.
+async fn claim_again(context: Arc<Context>, workload: SharedWorkload) {
+    match workload.obtain_right(&context.heads).await {
+        Ok(right) => {
+            tracing::info!(workload = %workload.name, epoch = %right.head.epoch, "claimed at last");
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(workload = %workload.name, error, "runs without a claim");
+            workload.refresh(|view| view.last_error = error);
         }
     }
 }

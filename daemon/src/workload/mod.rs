@@ -26,7 +26,10 @@ use tokio::sync::{mpsc, watch};
 
 pub use registry::{Registry, RegistryError};
 
-use crate::{claim::Right, service::identity::Caller};
+use crate::{
+    claim::{ClaimError, Heads, Right, Wish},
+    service::identity::Caller,
+};
 
 /// Most messages waiting for a hold.
 pub const HOLD_QUEUE: usize = 64;
@@ -178,6 +181,30 @@ impl Workload {
 
     /// Says which pipes are between hold and workload.
     pub fn set_streams(&mut self, streams: Vec<StreamPipe>) {
+    /// The right to commit. If it was not had so far, since the store was away when it was asked for,
+    /// it is claimed now.
+    ///
+    /// # Errors
+    /// When the store is still away, or the workload is somebody else's now.
+    pub async fn obtain_right(&self, heads: &Heads) -> Result<Right, ClaimError> {
+        let mut right = self.right.lock().await;
+        if let Some(right) = &*right {
+            return Ok(right.clone());
+        }
+        let wish = Wish {
+            owner: self.instance.clone(),
+            uid: self.owner.uid,
+            fresh: true,
+            take_over: self.spec.take_over,
+        };
+        let found = heads.reclaim(&self.name, &wish).await?;
+        self.refresh(|view| {
+            view.epoch = found.head.epoch;
+            view.last_error.clear();
+        });
+        Ok(right.insert(found).clone())
+    }
+
         self.streams = streams;
     }
 
