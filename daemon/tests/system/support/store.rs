@@ -5,6 +5,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use super::Proxy;
+
 /// Bucket of these tests.
 const BUCKET: &str = "lifeboat-system";
 
@@ -30,33 +32,47 @@ impl TestStore {
 
     /// A prefix of its own in the test bucket of the real S3 server.
     pub(crate) fn s3() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let variable = |name: &str| {
-            let name = format!("LIFEBOAT_TEST_S3_{name}");
-            std::env::var(&name).unwrap_or_else(|_| {
-                panic!(
-                    "{name} is not set: run the tests by deploy/test.sh, which starts the server"
-                )
-            })
-        };
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (endpoint, region) = (variable("ENDPOINT"), variable("REGION"));
-        make_bucket(
-            &endpoint,
-            &region,
-            &variable("ACCESS_KEY"),
-            &variable("SECRET_KEY"),
-        );
-        let prefix = format!("system-{}-{number}", std::process::id());
-        let url = format!("s3://{BUCKET}/{prefix}?endpoint={endpoint}&region={region}");
-        let environment = vec![
-            ("AWS_ACCESS_KEY_ID".to_owned(), variable("ACCESS_KEY")),
-            ("AWS_SECRET_ACCESS_KEY".to_owned(), variable("SECRET_KEY")),
-        ];
+        let server = Server::from_environment();
+        server.make_bucket();
+        server.store(BUCKET, &server.endpoint)
+    }
+
+    /// The same behind a door that can be shut.
+    pub(crate) fn s3_behind_a_door() -> (Self, Proxy) {
+        let server = Server::from_environment();
+        server.make_bucket();
+        let address = server
+            .endpoint
+            .trim_start_matches("http://")
+            .trim_end_matches('/');
+        let proxy = Proxy::to(address);
+        (
+            server.store(BUCKET, &format!("http://{}", proxy.address())),
+            proxy,
+        )
+    }
+
+    /// This store of the real server, with another secret key.
+    pub(crate) fn with_wrong_key(&self) -> (String, Vec<(String, String)>) {
+        let mut environment = self.environment.clone();
+        environment.retain(|(name, _)| name != "AWS_SECRET_ACCESS_KEY");
+        environment.push(("AWS_SECRET_ACCESS_KEY".to_owned(), "not-the-key".to_owned()));
+        (self.url.clone(), environment)
+    }
+
+    /// This store of the real server, in a bucket that is not there.
+    pub(crate) fn without_bucket(&self) -> (String, Vec<(String, String)>) {
+        let url = self.url.replace(BUCKET, "lifeboat-system-missing");
+        (url, self.environment.clone())
+    }
+
+    /// An existing folder.
+    pub(crate) fn at(folder: tempfile::TempDir) -> Self {
+        let url = format!("file://{}", folder.path().display());
         Self {
             url,
-            environment,
-            folder: None,
+            environment: Vec::new(),
+            folder: Some(folder),
         }
     }
 
@@ -108,25 +124,74 @@ impl TestStore {
     }
 }
 
-/// Makes the bucket unless it is there.
-fn make_bucket(endpoint: &str, region: &str, access_key: &str, secret_key: &str) {
-    use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .endpoint_url(endpoint)
-        .region(Region::new(region.to_owned()))
-        .credentials_provider(Credentials::new(access_key, secret_key, None, None, "test"))
-        .force_path_style(true)
-        .build();
-    let client = aws_sdk_s3::Client::from_conf(config);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let made = runtime.block_on(client.create_bucket().bucket(BUCKET).send());
-    if let Err(error) = made {
-        let error = error.into_service_error();
-        let there = error.is_bucket_already_owned_by_you() || error.is_bucket_already_exists();
-        assert!(there, "make the test bucket at {endpoint}: {error:?}");
+/// The real S3 server.
+struct Server {
+    endpoint: String,
+    region: String,
+    access_key: String,
+    secret_key: String,
+}
+
+impl Server {
+    fn from_environment() -> Self {
+        let variable = |name: &str| {
+            let name = format!("LIFEBOAT_TEST_S3_{name}");
+            std::env::var(&name).unwrap_or_else(|_| {
+                panic!(
+                    "{name} is not set: run the tests by deploy/test.sh, which starts the server"
+                )
+            })
+        };
+        Self {
+            endpoint: variable("ENDPOINT"),
+            region: variable("REGION"),
+            access_key: variable("ACCESS_KEY"),
+            secret_key: variable("SECRET_KEY"),
+        }
+    }
+
+    fn store(&self, bucket: &str, endpoint: &str) -> TestStore {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("system-{}-{number}", std::process::id());
+        let region = &self.region;
+        let url = format!("s3://{bucket}/{prefix}?endpoint={endpoint}&region={region}");
+        let environment = vec![
+            ("AWS_ACCESS_KEY_ID".to_owned(), self.access_key.clone()),
+            ("AWS_SECRET_ACCESS_KEY".to_owned(), self.secret_key.clone()),
+        ];
+        TestStore {
+            url,
+            environment,
+            folder: None,
+        }
+    }
+
+    /// Makes the test bucket unless it is there.
+    fn make_bucket(&self) {
+        use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+        let (key, secret) = (&*self.access_key, &*self.secret_key);
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(&self.endpoint)
+            .region(Region::new(self.region.clone()))
+            .credentials_provider(Credentials::new(key, secret, None, None, "test"))
+            .force_path_style(true)
+            .build();
+        let client = aws_sdk_s3::Client::from_conf(config);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let made = runtime.block_on(client.create_bucket().bucket(BUCKET).send());
+        if let Err(error) = made {
+            let error = error.into_service_error();
+            let there = error.is_bucket_already_owned_by_you() || error.is_bucket_already_exists();
+            assert!(
+                there,
+                "make the test bucket at {}: {error:?}",
+                self.endpoint
+            );
+        }
     }
 }

@@ -49,6 +49,10 @@ const char *in_folder(const char *name);
 /* By how much a clock may jump at most, in milliseconds. */
 extern long jump_limit_ms;
 
+/* A timer may be late by the time that a move takes, since what is kept of it is the time that is
+ * left; it must not be early. `late` is by how much it is late in all. */
+void late_in_this_round(const char *what, int64_t late, int64_t *before);
+
 /* For the children: the locks of files.c are held by the parent. */
 const char *locks_wrong(pid_t holder);
 
