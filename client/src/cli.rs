@@ -1,91 +1,17 @@
 //! The command line: what can be said, and nothing about what is done.
 
+mod texts;
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lifeboat_client::{DEFAULT_SOCKET, Endpoint};
 use lifeboat_proto::id::{CheckpointId, WorkloadName};
 
-const ABOUT: &str = "Keep programs alive on machines that are taken away";
-
-const EXAMPLES: &str = "\
-Examples:
-  lifeboat run --workload cache -- redis-server --save ''
-      run a program that can move: on this machine now, on another one after `evacuate`
-  lifeboat list
-      what runs here, and how long it would take to save it
-  lifeboat evacuate --all --within 25s
-      save everything and end it here; run the same commands on another machine to go on
-  lifeboat list --output json | jq -r '.[] | select(.time_to_safe_ms > 20000) | .name'
-      workloads that would not make a short notice
-
-Exit codes:
-  0  done
-  1  failed; what was asked for did not happen, and the message says why
-  2  wrong usage
-  3  a deadline was missed
-  4  the daemon cannot be reached
-`lifeboat run` returns the program's own exit code instead; see `lifeboat run --help`.";
-
-const RUN_EXAMPLES: &str = "\
-If the workload has a committed checkpoint, it goes on from there; otherwise the command is
-started. Its standard streams, signals and exit code pass through, so `lifeboat run … -- CMD` can
-stand wherever CMD stood. When the command ends, processes that it left behind are ended too.
-
-Examples:
-  lifeboat run --workload cache --preserve /var/lib/cache -- redis-server /etc/cache.conf
-  lifeboat run --workload job-7 --checkpoint-every 5m -- python3 train.py
-  lifeboat run --workload shell -- bash
-      a program with a terminal
-
-Exit codes:
-  the program's own, or 128 and the number of the signal that ended it
-  75   the workload was evacuated: run the same command again on another machine
-  170  the command could not be started
-  171  a restore failed; the checkpoint is intact
-
-Environment:
-  LIFEBOAT_IN_PLACE=1  make no namespaces (in containers whose first process is another one)";
-
-const EVACUATE_EXAMPLES: &str = "\
-A workload is ended only after its checkpoint is durable and committed. On any failure before
-that it runs on, and the outcome says so.
-
-Outcomes:
-  evacuated       saved, and ended here
-  failed-running  not saved; runs on
-  skipped         no time for it; runs on
-  gone            ended by itself meanwhile
-  unknown         frozen until the daemon knows whether the commit went through
-
-Examples:
-  lifeboat evacuate cache
-  lifeboat evacuate --all --within 25s
-  lifeboat evacuate --all --output json | jq -r 'select(.outcome != \"evacuated\") | .workload'";
-
-const CHECKPOINT_EXAMPLES: &str = "\
-Examples:
-  lifeboat checkpoint cache
-  lifeboat checkpoint --all --output json | jq '{workload, freeze_ms, uploaded_bytes}'";
-
-const DRILL_EXAMPLES: &str = "\
-Everything is done as for a notice, under a name of its own, except that the workloads run on.
-
-Examples:
-  lifeboat drill --all --within 30s
-      would everything be safe in time?";
-
-const LIST_EXAMPLES: &str = "\
-Examples:
-  lifeboat list
-  lifeboat list --output json | jq '.[] | {name, unsaved_bytes, time_to_safe_ms}'";
-
-const STATUS_EXAMPLES: &str = "\
-Examples:
-  lifeboat status
-      the node: store, versions, upload rate, pending notice
-  lifeboat status cache
-      one workload, and what would keep it from being saved";
+use self::texts::{
+    ABOUT, CHECKPOINT_EXAMPLES, DRILL_EXAMPLES, EVACUATE_EXAMPLES, EXAMPLES, LIST_EXAMPLES,
+    RUN_EXAMPLES, STATUS_EXAMPLES,
+};
 
 /// The whole command line.
 #[derive(Debug, Parser)]

@@ -18,7 +18,7 @@ use lifeboat_proto::{
 };
 use tokio::net::UnixStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Status, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
     Endpoint,
@@ -222,19 +222,12 @@ impl Client {
             .await
             .map_err(refused)?
             .into_inner();
-        Ok(Box::pin(stream.filter_map(|item| {
-            item.map_err(refused)
-                .map(|item| item.event)
-                .transpose()
-                .map(|event| {
-                    event.map(|event| match event {
-                        evacuate_response::Event::Progress(progress) => {
-                            SaveEvent::Progress(progress)
-                        }
-                        evacuate_response::Event::Result(result) => SaveEvent::Result(result),
-                    })
-                })
-        })))
+        Ok(events(stream, |response| {
+            Some(match response.event? {
+                evacuate_response::Event::Progress(progress) => SaveEvent::Progress(progress),
+                evacuate_response::Event::Result(result) => SaveEvent::Result(result),
+            })
+        }))
     }
 
     /// Saves workloads and lets them run on.
@@ -256,19 +249,12 @@ impl Client {
             .await
             .map_err(refused)?
             .into_inner();
-        Ok(Box::pin(stream.filter_map(|item| {
-            item.map_err(refused)
-                .map(|item| item.event)
-                .transpose()
-                .map(|event| {
-                    event.map(|event| match event {
-                        checkpoint_response::Event::Progress(progress) => {
-                            SaveEvent::Progress(progress)
-                        }
-                        checkpoint_response::Event::Result(result) => SaveEvent::Result(result),
-                    })
-                })
-        })))
+        Ok(events(stream, |response| {
+            Some(match response.event? {
+                checkpoint_response::Event::Progress(progress) => SaveEvent::Progress(progress),
+                checkpoint_response::Event::Result(result) => SaveEvent::Result(result),
+            })
+        }))
     }
 
     /// Rehearses an eviction.
@@ -290,17 +276,12 @@ impl Client {
             .await
             .map_err(refused)?
             .into_inner();
-        Ok(Box::pin(stream.filter_map(|item| {
-            item.map_err(refused)
-                .map(|item| item.event)
-                .transpose()
-                .map(|event| {
-                    event.map(|event| match event {
-                        drill_response::Event::Progress(progress) => SaveEvent::Progress(progress),
-                        drill_response::Event::Result(result) => SaveEvent::Result(result),
-                    })
-                })
-        })))
+        Ok(events(stream, |response| {
+            Some(match response.event? {
+                drill_response::Event::Progress(progress) => SaveEvent::Progress(progress),
+                drill_response::Event::Result(result) => SaveEvent::Result(result),
+            })
+        }))
     }
 
     /// Checkpoints of one workload or of all, newest first.
@@ -383,6 +364,18 @@ impl Client {
             .map_err(refused)?
             .into_inner())
     }
+}
+
+/// The events of a stream of responses; responses of a newer daemon that this client does not know
+/// are left out.
+fn events<T: Send + 'static>(
+    stream: Streaming<T>,
+    event: impl Fn(T) -> Option<SaveEvent> + Send + 'static,
+) -> SaveStream {
+    Box::pin(stream.filter_map(move |item| match item {
+        Ok(response) => event(response).map(Ok),
+        Err(status) => Some(Err(refused(status))),
+    }))
 }
 
 /// What the kernel said, which the transport wraps more than once.

@@ -11,6 +11,7 @@
 //! | [`wire`] | frames and descriptors over a socket, bounded both ways |
 //! | [`link`] | the connection to the daemon: comes back by itself, for ever |
 //! | [`pump`] | bytes of one stream: in order, exactly once, never read before there is room |
+//! | [`ends`] | the ends of a stream, none of which ever blocks |
 //! | [`streams`] | the pipes between hold and workload |
 //! | [`signals`] | every signal as a descriptor, forwarded as a terminal or a runtime would |
 //! | [`children`] | reaping, and ending what is left when the first process has ended |
@@ -24,6 +25,7 @@
 
 pub mod children;
 pub mod command;
+pub mod ends;
 pub mod front;
 pub mod inherited;
 pub mod init;

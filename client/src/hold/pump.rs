@@ -12,17 +12,11 @@
 //! A sink whose reader has gone ends the pump: both ends are closed, and the writer before it sees
 //! what it would have seen without a pump.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{io, os::fd::OwnedFd};
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::{FileType, Mode, OFlags},
-    io::Errno,
-    termios::{LocalModes, SpecialCodeIndex},
-};
+use rustix::io::Errno;
+
+use super::ends::{Room, Sink, Source, end_of_input, room};
 
 /// Bytes that fit into any pipe that poll(2) calls writable (`PIPE_BUF`, pipe(7)).
 pub const SAFE_WRITE_BYTES: usize = 4096;
@@ -56,21 +50,6 @@ pub enum AtEnd {
     TypeEnd,
 }
 
-/// Where bytes come from.
-#[derive(Debug)]
-pub struct Source {
-    fd: OwnedFd,
-    nonblocking: bool,
-    terminal: bool,
-}
-
-/// Where bytes go to.
-#[derive(Debug)]
-pub struct Sink {
-    fd: OwnedFd,
-    nonblocking: bool,
-}
-
 /// One stream.
 #[derive(Debug)]
 pub struct Pump {
@@ -82,86 +61,6 @@ pub struct Pump {
     written: usize,
     full: bool,
     chunk: usize,
-}
-
-impl Source {
-    /// A pipe or terminal end that belongs to this process alone; it becomes non-blocking.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn owned(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self {
-            fd,
-            nonblocking: true,
-            terminal: false,
-        })
-    }
-
-    /// A descriptor that is shared with other processes, whose flags must not change.
-    #[must_use]
-    pub fn shared(fd: OwnedFd) -> Self {
-        let terminal = rustix::termios::isatty(&fd);
-        Self {
-            fd,
-            nonblocking: false,
-            terminal,
-        }
-    }
-
-    /// A shared descriptor that is read whether or not this process is in the foreground.
-    #[must_use]
-    pub const fn blocking(fd: OwnedFd) -> Self {
-        Self {
-            fd,
-            nonblocking: false,
-            terminal: false,
-        }
-    }
-
-    fn in_background(&self) -> bool {
-        self.terminal && !is_foreground(&self.fd)
-    }
-}
-
-impl Sink {
-    /// A pipe or terminal end that belongs to this process alone; it becomes non-blocking.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn owned(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self {
-            fd,
-            nonblocking: true,
-        })
-    }
-
-    /// A descriptor that is shared with other processes, whose flags must not change. Pipes and
-    /// terminals are opened once more, so that writing never blocks; where that is not possible,
-    /// small writes do.
-    #[must_use]
-    pub fn shared(fd: OwnedFd) -> Self {
-        reopen(&fd).map_or(
-            Self {
-                fd,
-                nonblocking: false,
-            },
-            |fd| Self {
-                fd,
-                nonblocking: true,
-            },
-        )
-    }
-
-    /// A descriptor that is given small writes only, whatever its flags are or become.
-    #[must_use]
-    pub const fn careful(fd: OwnedFd) -> Self {
-        Self {
-            fd,
-            nonblocking: false,
-        }
-    }
 }
 
 impl Pump {
@@ -345,138 +244,5 @@ impl Pump {
     }
 }
 
-/// Whether this process is in the foreground of the terminal, so that it may read it. What is not
-/// this session's terminal may be read at any time.
-#[must_use]
-pub fn is_foreground(terminal: impl AsFd) -> bool {
-    match rustix::termios::tcgetpgrp(terminal) {
-        Ok(foreground) => foreground == rustix::process::getpgrp(),
-        Err(_) => true,
-    }
-}
-
-enum Room {
-    Some,
-    Full,
-    Gone,
-}
-
-fn room(sink: &OwnedFd) -> Room {
-    let mut polled = [PollFd::new(sink, PollFlags::OUT)];
-    let none = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    match poll(&mut polled, Some(&none)) {
-        Ok(_) if polled[0].revents().contains(PollFlags::ERR) => Room::Gone,
-        Ok(0) | Err(_) => Room::Full,
-        Ok(_) => Room::Some,
-    }
-}
-
-/// Opens a pipe or a terminal once more, for non-blocking writes that nobody else notices.
-fn reopen(fd: &OwnedFd) -> Option<OwnedFd> {
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(fd).ok()?.st_mode);
-    let known = kind == FileType::Fifo || rustix::termios::isatty(fd);
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    known
-        .then(|| rustix::fs::open(path, flags, Mode::empty()).ok())
-        .flatten()
-}
-
-/// The character that means the end of input, if the program behind the terminal reads lines.
-fn end_of_input(terminal: &OwnedFd) -> Option<u8> {
-    let modes = rustix::termios::tcgetattr(terminal).ok()?;
-    let lines = modes.local_modes.contains(LocalModes::ICANON);
-    lines.then(|| modes.special_codes[SpecialCodeIndex::VEOF])
-}
-
 #[cfg(test)]
-mod tests {
-    use std::io::{Read as _, Write as _};
-
-    use super::*;
-
-    fn pump(chunked: bool) -> (io::PipeWriter, Pump, io::PipeReader) {
-        let (from, writer) = io::pipe().unwrap();
-        let (reader, to) = io::pipe().unwrap();
-        let sink = if chunked {
-            Sink {
-                fd: to.into(),
-                nonblocking: false,
-            }
-        } else {
-            Sink::owned(to.into()).unwrap()
-        };
-        (
-            writer,
-            Pump::new(Source::owned(from.into()).unwrap(), sink, AtEnd::Close),
-            reader,
-        )
-    }
-
-    #[test]
-    fn nothing_is_read_while_the_sink_is_full() {
-        let (mut writer, mut pump, mut reader) = pump(true);
-        let sent: Vec<u8> = (0..128 * 1024_u32).map(|i| (i % 251) as u8).collect();
-        writer.write_all(&sent[..64 * 1024]).unwrap();
-        for _ in 0..4 {
-            pump.step().unwrap();
-        }
-        writer.write_all(&sent[64 * 1024..]).unwrap();
-        drop(writer);
-        pump.step().unwrap();
-        assert_eq!(pump.wait(), Wait::Sink);
-        assert_eq!(pump.held.len(), pump.written, "nothing is held");
-        let mut got = Vec::new();
-        let mut buffer = [0; 1024];
-        while pump.wait() != Wait::Done {
-            let read = reader.read(&mut buffer).unwrap();
-            got.extend_from_slice(&buffer[..read]);
-            pump.step().unwrap();
-        }
-        reader.read_to_end(&mut got).unwrap();
-        assert!(got == sent);
-    }
-
-    #[test]
-    fn bytes_put_first_come_before_the_source() {
-        let (mut writer, mut pump, mut reader) = pump(false);
-        writer.write_all(b"world").unwrap();
-        drop(writer);
-        pump.send_first(b"hello ");
-        while pump.wait() != Wait::Done {
-            pump.step().unwrap();
-        }
-        let mut got = String::new();
-        reader.read_to_string(&mut got).unwrap();
-        assert_eq!(got, "hello world");
-    }
-
-    #[test]
-    fn a_reader_that_has_gone_ends_the_pump_and_the_writer_notices() {
-        let (mut writer, mut pump, reader) = pump(false);
-        drop(reader);
-        pump.step().unwrap();
-        assert_eq!(pump.wait(), Wait::Done);
-        assert_eq!(
-            writer.write(b"x").unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
-    }
-
-    #[test]
-    fn draining_ends_at_an_empty_pipe_that_somebody_still_has_open() {
-        let (mut writer, mut pump, mut reader) = pump(false);
-        writer.write_all(b"last words").unwrap();
-        pump.drain().unwrap();
-        while pump.wait() != Wait::Done {
-            pump.drain().unwrap();
-        }
-        let mut got = String::new();
-        reader.read_to_string(&mut got).unwrap();
-        assert_eq!(got, "last words");
-        drop(writer);
-    }
-}
+mod tests;

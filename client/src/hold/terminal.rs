@@ -8,7 +8,7 @@ use std::{
 use lifeboat_proto::hold::WindowSize;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
-use super::pump::is_foreground;
+use super::ends::is_foreground;
 
 /// The user's terminal. It is in raw mode from [`UserTerminal::refresh`] on, as long as this
 /// process is in its foreground; its modes are put back when this value is dropped.

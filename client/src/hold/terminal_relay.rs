@@ -16,9 +16,10 @@ use rustix::{
 use super::{
     children,
     command::CONTROL_FD,
+    ends::{Sink, Source},
     exit_code_of, inherited,
     init::{WINDOW_BYTES, decode_window, print_note, with_cause},
-    pump::{AtEnd, Pump, Sink, Source, Wait},
+    pump::{AtEnd, Pump, Wait},
     ready::WaitSet,
     signals::{self, Meaning, Signals},
 };

@@ -1,0 +1,87 @@
+//! The node and what it can do.
+
+use lifeboat_proto::v1::{Capability, CapabilityState, GetStatusResponse, NoticeKind};
+use serde::Serialize;
+
+use super::{filled, timestamp};
+
+/// The node.
+#[derive(Debug, Serialize)]
+pub(crate) struct NodeView {
+    pub(crate) node: String,
+    pub(crate) version: String,
+    pub(crate) store: String,
+    pub(crate) criu_version: String,
+    pub(crate) started_at: Option<String>,
+    pub(crate) workloads: u32,
+    pub(crate) upload_bytes_per_second: u64,
+    pub(crate) notice: Option<NoticeView>,
+}
+
+/// A pending notice.
+#[derive(Debug, Serialize)]
+pub(crate) struct NoticeView {
+    pub(crate) source: String,
+    pub(crate) kind: &'static str,
+    pub(crate) deadline: Option<String>,
+}
+
+/// A capability of the node.
+#[derive(Debug, Serialize)]
+pub(crate) struct CapabilityView {
+    pub(crate) name: String,
+    pub(crate) area: String,
+    pub(crate) state: &'static str,
+    pub(crate) found: String,
+    pub(crate) remedy: Option<String>,
+}
+
+impl From<GetStatusResponse> for NodeView {
+    fn from(status: GetStatusResponse) -> Self {
+        let notice = status.notice.map(|notice| NoticeView {
+            kind: notice_kind(notice.kind()),
+            source: notice.source,
+            deadline: timestamp(notice.deadline),
+        });
+        Self {
+            node: status.node,
+            version: status.version,
+            store: status.store,
+            criu_version: status.criu_version,
+            started_at: timestamp(status.started_at),
+            workloads: status.workloads,
+            upload_bytes_per_second: status.upload_bytes_per_second,
+            notice,
+        }
+    }
+}
+
+impl From<Capability> for CapabilityView {
+    fn from(capability: Capability) -> Self {
+        Self {
+            state: capability_state(capability.state()),
+            name: capability.name,
+            area: capability.area,
+            found: capability.found,
+            remedy: filled(capability.remedy),
+        }
+    }
+}
+
+const fn notice_kind(kind: NoticeKind) -> &'static str {
+    match kind {
+        NoticeKind::Unspecified => "unknown",
+        NoticeKind::Early => "early",
+        NoticeKind::Preemption => "preemption",
+        NoticeKind::Maintenance => "maintenance",
+    }
+}
+
+const fn capability_state(state: CapabilityState) -> &'static str {
+    match state {
+        CapabilityState::Unspecified => "unknown",
+        CapabilityState::Ok => "ok",
+        CapabilityState::Degraded => "degraded",
+        CapabilityState::Missing => "missing",
+    }
+}
