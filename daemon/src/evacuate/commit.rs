@@ -16,7 +16,7 @@ use lifeboat_format::{
 use lifeboat_proto::id::CheckpointId;
 use lifeboat_store::{Call, Key, StoreError};
 
-use super::{pipeline, save::Captured};
+use super::{base::Loading, pipeline, save::Captured};
 use crate::{
     claim::{ClaimError, Right},
     daemon::Context,
@@ -76,6 +76,8 @@ pub struct Parts<'a> {
     pub workload: &'a Workload,
     /// The daemon's parts.
     pub context: &'a Context,
+    /// The load under way, if there is one.
+    pub loading: Option<&'a Loading>,
     /// The pipes between hold and workload.
     pub streams: &'a [lifeboat_format::manifest::StreamPipe],
     /// Memory of the workload, in bytes.
@@ -120,7 +122,7 @@ impl Parts<'_> {
             size_bytes,
             frames: uploaded.streams.remove(&stream).unwrap_or_default(),
         });
-        Ok(Manifest {
+        let mut manifest = Manifest {
             checkpoint: self.id,
             workload: self.workload.name.clone(),
             epoch: self.right.head.epoch,
@@ -136,7 +138,13 @@ impl Parts<'_> {
             memory_bytes: self.memory_bytes,
             parent: self.right.head.latest.map(|latest| latest.checkpoint),
             shared_memory: Vec::new(),
-        })
+        };
+        if let Some(loading) = self.loading {
+            loading
+                .add_to(&mut manifest, &captured.found.spaces)
+                .map_err(|(pid, problem)| CommitError::Index { pid, problem })?;
+        }
+        Ok(manifest)
     }
 
     fn spec(&self) -> WorkloadSpec {

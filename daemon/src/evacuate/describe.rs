@@ -20,6 +20,7 @@ use tokio::{runtime::Handle, task::JoinSet};
 use crate::observe::failpoint;
 
 use super::{
+    base::Loading,
     memory::{self, CaptureError, Space},
     pipeline::{Intake, Job},
 };
@@ -31,6 +32,7 @@ const STREAMS_MAX: u32 = 65_536;
 #[derive(Debug)]
 pub struct Description {
     root_pid: u32,
+    loading: Option<Loading>,
     intake: Mutex<Option<Intake>>,
     runtime: Handle,
     frozen_at: OnceLock<Instant>,
@@ -38,6 +40,8 @@ pub struct Description {
     next_stream: AtomicU32,
     /// Mappings with their flags, by PID inside, as they were before the freeze.
     known: OnceLock<BTreeMap<u32, (u32, Smaps)>>,
+    /// A process that was forked while its memory was still being loaded.
+    forked: OnceLock<u32>,
     /// For the writers of image files, which note their sizes here.
     this: Weak<Self>,
 }
@@ -76,15 +80,17 @@ pub struct Found {
 impl Description {
     /// A description of the tree whose first process is `root_pid` in the daemon's PID namespace.
     #[must_use]
-    pub fn new(root_pid: u32, intake: Intake) -> Arc<Self> {
+    pub fn new(root_pid: u32, loading: Option<Loading>, intake: Intake) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             root_pid,
+            loading,
             intake: Mutex::new(Some(intake)),
             runtime: Handle::current(),
             frozen_at: OnceLock::new(),
             state: Mutex::default(),
             next_stream: AtomicU32::new(0),
             known: OnceLock::new(),
+            forked: OnceLock::new(),
             this: Weak::clone(this),
         })
     }
@@ -157,6 +163,13 @@ impl Description {
         })
     }
 
+    /// The process that kept the capture from being whole, since it was forked while its memory was
+    /// still being loaded.
+    #[must_use]
+    pub fn forked(&self) -> Option<u32> {
+        self.forked.get().copied()
+    }
+
     /// Closes the intake after a failure: the pipeline can end.
     pub fn close(&self) {
         self.state().feeders.abort_all();
@@ -177,7 +190,7 @@ impl Description {
         let pid = *pids
             .get(&inner_pid)
             .ok_or(CaptureError::Unknown { pid: inner_pid })?;
-        let space = memory::find(pid, inner_pid)?;
+        let space = memory::find(pid, inner_pid, self.loading.as_ref())?;
         let hidden = space.captured.clone();
         let index = state.spaces.len();
         let intake = self.intake()?;
@@ -201,7 +214,12 @@ impl DumpDelegate for Description {
     }
 
     fn hidden(&self, inner_pid: u32) -> Result<Vec<PageRun>, ImageError> {
-        Ok(self.find(inner_pid)?)
+        self.find(inner_pid).map_err(|error| {
+            if let CaptureError::Forked { pid } = error {
+                self.forked.get_or_init(|| pid);
+            }
+            error.into()
+        })
     }
 }
 

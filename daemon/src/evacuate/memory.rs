@@ -16,7 +16,12 @@ use lifeboat_sys::{
 
 use rustix::process::Pid;
 
-use super::pipeline::{Intake, Job, PipelineError};
+use lifeboat_pages::Run;
+
+use super::{
+    base::Loading,
+    pipeline::{Intake, Job, PipelineError},
+};
 use crate::workload::tree::{self, TreeError};
 
 /// Why memory cannot be captured.
@@ -28,6 +33,12 @@ pub enum CaptureError {
     /// CRIU speaks of a process that is not in the tree.
     #[error("process {pid} (inside) is not in the frozen tree")]
     Unknown {
+        /// The process, in its own PID namespace.
+        pid: u32,
+    },
+    /// A process was forked while its memory was still being loaded.
+    #[error("process {pid} (inside) was forked while its memory is still being loaded")]
+    Forked {
         /// The process, in its own PID namespace.
         pid: u32,
     },
@@ -95,6 +106,8 @@ pub struct Space {
     pub captured: Vec<PageRun>,
     /// Pages with content in them.
     pub present: Vec<PageRun>,
+    /// Pages whose content is still in the store, after a restore.
+    pub missing: Vec<Run>,
     memory: Arc<RemoteMemory>,
 }
 
@@ -104,7 +117,18 @@ pub(super) fn pids(root: u32) -> Result<BTreeMap<u32, u32>, CaptureError> {
 }
 
 /// Finds what is to be captured of a frozen process.
-pub(super) fn find(pid: u32, inner_pid: u32) -> Result<Space, CaptureError> {
+pub(super) fn find(
+    pid: u32,
+    inner_pid: u32,
+    loading: Option<&Loading>,
+) -> Result<Space, CaptureError> {
+    // Before the pages are looked at: one that is loaded in between is in both lists, not in none.
+    let missing = match loading {
+        None => Vec::new(),
+        Some(loading) => loading
+            .missing(inner_pid)
+            .ok_or(CaptureError::Forked { pid: inner_pid })?,
+    };
     let process = number(pid)?;
     // The listing with flags walks all page tables: it is read only of who has locked memory.
     let mappings = if locks_memory(pid)? {
@@ -135,6 +159,7 @@ pub(super) fn find(pid: u32, inner_pid: u32) -> Result<Space, CaptureError> {
         inner_pid,
         captured,
         present,
+        missing,
         memory: Arc::new(memory),
     })
 }

@@ -64,12 +64,10 @@ impl SaveReport {
         }
         let last = Duration::from_micros(pipeline.figures().last_read_us.load(Ordering::Relaxed));
         self.last_read.get_or_init(|| pipeline.started() + last);
-        let pages: u64 = found
-            .spaces
-            .iter()
-            .flat_map(|space| &space.present)
-            .map(|run| run.bytes())
-            .sum();
+        let present = found.spaces.iter().flat_map(|space| &space.present);
+        let missing = found.spaces.iter().flat_map(|space| &space.missing);
+        let pages: u64 = present.map(|run| run.bytes()).sum::<u64>()
+            + missing.map(|run| run.pages().bytes()).sum::<u64>();
         let images: u64 = found.files.iter().map(|file| file.size_bytes).sum();
         self.memory_bytes.store(pages + images, Ordering::Relaxed);
     }

@@ -15,6 +15,7 @@ use lifeboat_store::Call;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    base::Loading,
     commit::{self, CommitError, Parts},
     describe::{Description, Found, StreamKind},
     files::FileAccess,
@@ -35,10 +36,10 @@ use crate::{
     },
 };
 
-/// How a workload is saved.
 /// How long after the deadline the work that had it may take to say what it was waiting for.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
+/// How a workload is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// It ends here and goes on elsewhere.
@@ -144,18 +145,38 @@ impl Save<'_> {
     pub async fn run(&self) -> Result<CheckpointId, SaveError> {
         let mut body = self.workload.exclusive().await;
         let phase = self.workload.view().phase;
-        let Some(tree) = body.tree.as_ref().filter(|_| phase == Phase::Running) else {
+        let saveable = matches!(phase, Phase::Running | Phase::Loading);
+        let Some(tree) = body.tree.as_ref().filter(|_| saveable) else {
             let workload = self.workload.name.to_string();
             return Err(SaveError::NotRunning { workload, phase });
         };
         self.workload
             .publish("saving", |view| view.phase = Phase::Saving);
-        let result = self.save(tree, &body).await;
-        self.publish(&result, &mut body).await;
+        let mut result = self.save(tree, &body).await;
+        if let (Err(SaveError::Capture(CaptureError::Forked { .. })), Some(loading)) =
+            (&result, &body.loading)
+        {
+            result = match self.wait_until_loaded(loading).await {
+                Ok(()) => self.save(tree, &body).await,
+                Err(error) => Err(error),
+            };
+        }
+        self.publish(&result, &mut body, phase).await;
         result
     }
 
-    async fn publish(&self, result: &Result<CheckpointId, SaveError>, body: &mut Body) {
+    /// Waits until the memory of a restored workload is in.
+    async fn wait_until_loaded(&self, loading: &Loading) -> Result<(), SaveError> {
+        let loaded = self.guard(loading.server.loaded()).await?;
+        loaded.map(drop).map_err(|_| SaveError::Ended)
+    }
+
+    async fn publish(
+        &self,
+        result: &Result<CheckpointId, SaveError>,
+        body: &mut Body,
+        before: Phase,
+    ) {
         match result {
             Ok(id) => {
                 let saved = self.saved(*id).await;
@@ -165,11 +186,12 @@ impl Save<'_> {
                         view.last_error.clear();
                         view.phase = match self.mode {
                             Mode::Evacuate => Phase::Evacuated,
-                            Mode::Checkpoint => Phase::Running,
+                            Mode::Checkpoint => before,
                         };
                     });
                 if self.mode == Mode::Evacuate {
                     body.tree = None;
+                    body.loading = None;
                 }
             }
             Err(error) => {
@@ -177,7 +199,7 @@ impl Save<'_> {
                 tracing::error!(workload = %self.workload.name, error, "save failed");
                 self.workload.publish("save failed", |view| {
                     view.last_error = error;
-                    view.phase = Phase::Running;
+                    view.phase = before;
                 });
             }
         }
@@ -200,13 +222,24 @@ impl Save<'_> {
     }
 
     async fn save(&self, tree: &Tree, body: &Body) -> Result<CheckpointId, SaveError> {
+        // What is being loaded stays where it is until the tree is frozen.
+        let mut paused = None;
+        let mut loading = body.loading.clone();
+        if let Some(load) = &loading {
+            if load.has_forked() {
+                self.wait_until_loaded(load).await?;
+                loading = None;
+            } else {
+                paused = Some(load.server.pause().await);
+            }
+        }
         let mut prepared = self.prepare(tree).await?;
         failpoint::reach("journal");
         let options = self.options(&prepared.right);
         let mut pipeline = Pipeline::start(Arc::clone(&self.context.store), &options)
             .map_err(SaveError::Pipeline)?;
         self.report.begin(pipeline.figures());
-        let description = Description::new(tree.pid, pipeline.intake());
+        let description = Description::new(tree.pid, loading.clone(), pipeline.intake());
         description.learn().await;
         self.report.mark("learn");
         let described = match self.describe(tree, &prepared, &description).await {
@@ -215,7 +248,10 @@ impl Save<'_> {
                 description.close();
                 let error = explain(error, pipeline).await;
                 self.put_away(prepared);
-                return Err(error);
+                return Err(match description.forked() {
+                    Some(pid) => SaveError::Capture(CaptureError::Forked { pid }),
+                    None => error,
+                });
             }
         };
         self.report.mark("describe");
@@ -236,6 +272,7 @@ impl Save<'_> {
         };
         let id = prepared.id;
         self.put_away(prepared);
+        drop(paused);
         outcome.map(|()| id)
     }
 
@@ -431,6 +468,7 @@ impl Save<'_> {
                 right: &prepared.right,
                 workload: self.workload,
                 context: self.context,
+                loading: body.loading.as_ref(),
                 streams: &body.streams,
                 memory_bytes: self.report.memory_bytes.load(Ordering::Relaxed),
                 frozen_at: self.report.frozen_at(),

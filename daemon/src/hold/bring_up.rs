@@ -19,7 +19,7 @@ use crate::{
     claim::{Decision, Wish},
     daemon::Context,
     deadline::Deadline,
-    evacuate::{Mode, Save, report::SaveReport},
+    evacuate::{Mode, Save, base::Loading, report::SaveReport},
     observe::{
         chain, failpoint,
         metrics::{RestoreLabels, Success},
@@ -235,6 +235,10 @@ async fn restore_into(
     let Some(tree_pid) = runs(context, workload, pid, root_pid, phase).await else {
         return Err("the restored tree ended at once".to_owned());
     };
+    workload.exclusive().await.loading = Some(Loading {
+        server: Arc::clone(&running.server),
+        manifest: Arc::clone(&running.manifest),
+    });
     let (context, workload) = (Arc::clone(context), Arc::clone(workload));
     tokio::spawn(async move { load::load(&context, &workload, running, tree_pid).await });
     Ok(())

@@ -18,6 +18,19 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
     let follow = follow(Arc::clone(workload), Arc::clone(&running.server));
     let loaded = running.server.loaded().await;
     follow.abort();
+    // A save that goes on keeps the load's state; when it has taken the tree away, that is that.
+    let mut body = workload.exclusive().await;
+    body.loading = None;
+    drop(running.manifest);
+    if workload.view().phase != Phase::Loading {
+        if let Ok(Err(alive)) = loaded.map(|_| running.server.abort()) {
+            tracing::debug!(
+                error = chain(&alive),
+                "the processes of an ended load are not gone yet"
+            );
+        }
+        return;
+    }
     match loaded {
         Ok(report) => {
             tracing::info!(
@@ -37,13 +50,10 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
             if let Some(server) = Arc::into_inner(running.server) {
                 server.finish();
             }
-            let gone = workload.view().phase != Phase::Loading;
-            if !gone {
-                workload.publish("all memory is loaded", |view| {
-                    view.phase = Phase::Running;
-                    view.missing_bytes = 0;
-                });
-            }
+            workload.publish("all memory is loaded", |view| {
+                view.phase = Phase::Running;
+                view.missing_bytes = 0;
+            });
         }
         Err(error) => {
             let reason = chain(&error);

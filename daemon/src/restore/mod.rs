@@ -141,6 +141,8 @@ pub struct Running {
     pub pending_stdin: Vec<u8>,
     /// Serves the pages that are missing.
     pub server: Arc<lifeboat_pages::PageServer>,
+    /// The manifest that it was restored from.
+    pub manifest: Arc<lifeboat_format::Manifest>,
     /// The checkpoint that was restored.
     pub saved: crate::workload::Saved,
     /// Whether all of them are in.

@@ -83,6 +83,7 @@ pub(super) async fn rebuild(
             pending_stdin,
             server,
             saved: saved(&opened.manifest),
+            manifest: opened.manifest,
             complete: workload.spec.eager,
             began,
         }),

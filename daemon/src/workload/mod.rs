@@ -28,6 +28,7 @@ pub use registry::{Registry, RegistryError};
 
 use crate::{
     claim::{ClaimError, Heads, Right, Wish},
+    evacuate::base::Loading,
     service::identity::Caller,
 };
 
@@ -101,6 +102,8 @@ pub struct Tree {
 pub struct Body {
     /// The process tree, while there is one.
     pub tree: Option<Tree>,
+    /// The load of its memory, while it goes on.
+    pub loading: Option<Loading>,
     /// The pipes between hold and workload.
     pub streams: Vec<StreamPipe>,
 }
@@ -179,8 +182,6 @@ impl Workload {
         }
     }
 
-    /// Says which pipes are between hold and workload.
-    pub fn set_streams(&mut self, streams: Vec<StreamPipe>) {
     /// The right to commit. If it was not had so far, since the store was away when it was asked for,
     /// it is claimed now.
     ///
@@ -205,6 +206,8 @@ impl Workload {
         Ok(right.insert(found).clone())
     }
 
+    /// Says which pipes are between hold and workload.
+    pub fn set_streams(&mut self, streams: Vec<StreamPipe>) {
         self.streams = streams;
     }
 
