@@ -34,7 +34,7 @@ pub async fn run(context: Arc<Context>, drain: CancellationToken) {
             };
             let Some(right) = right.as_mut() else {
                 if phase == Phase::Running {
-                    tokio::spawn(claim_again(Arc::clone(&context), workload.clone()));
+                    tokio::spawn(claim_again(Arc::clone(&context), Arc::clone(&workload)));
                 }
                 continue;
             };
