@@ -10,6 +10,8 @@
 //! - `uring`: an io_uring is open.
 //! - `echo`: lines from standard input are printed, as `echo LINE`.
 //! - `shared`: it does the same with shared anonymous memory of the same size.
+//! - `timer`: a thread reads a periodic timer, which has always expired, now and then, and prints
+//!   `timer`.
 //! - `tcp`: a thread sends numbers to itself over TCP and prints them, as `tcp NUMBER`; the
 //!   connection's end is printed as `tcp closed`.
 #![expect(clippy::print_stdout, reason = "its output is what tests read")]
@@ -100,6 +102,9 @@ fn main() -> ExitCode {
     }
     if has("uring") {
         open_io_uring();
+    }
+    if has("timer") {
+        thread::spawn(read_a_timer);
     }
     if has("tcp") {
         thread::spawn(talk_to_itself);
@@ -201,6 +206,31 @@ fn talk_to_itself() {
         }
         println!("tcp {number}");
         thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+fn read_a_timer() {
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+        timerfd_settime,
+    };
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::empty()).expect("a timer");
+    let period = Timespec {
+        tv_sec: 0,
+        tv_nsec: 2_000_000,
+    };
+    let setting = Itimerspec {
+        it_interval: period,
+        it_value: period,
+    };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &setting).expect("a period");
+    loop {
+        thread::park_timeout(Duration::from_millis(50));
+        // At least two in a row: one may be left from before.
+        for _ in 0..2 {
+            rustix::io::read(&timer, &mut [0; 8]).expect("expirations");
+        }
+        println!("timer");
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Each file has a task of its own; a file may be asked for more than once. Pagemaps of processes
 //! are changed on the way ([`images::pagemap::present`]): what CRIU stored itself it loads itself,
-//! and only what it does not have is left to the page server.
+//! and only what it does not have is left to the page server. What CRIU wrote wrongly is put right
+//! ([`images::repair`]).
 
 use std::{io, os::fd::OwnedFd, sync::Arc};
 
@@ -27,8 +28,8 @@ const SOCKET: &str = "streamer-serve.sock";
 /// Size of the pipe of each file, in bytes.
 const PIPE_BYTES: usize = 1 << 20;
 
-/// Largest pagemap that is changed on the way, in bytes: it must be in memory for that.
-const PAGEMAP_BYTES_MAX: usize = 256 << 20;
+/// Largest file that is changed on the way, in bytes: it must be in memory for that.
+const CHANGED_BYTES_MAX: usize = 256 << 20;
 
 /// Why images could not be given. The restore fails.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +53,9 @@ pub enum ServeError {
         /// Why.
         source: ImageError,
     },
-    /// A pagemap cannot be changed as it must be.
+    /// A file cannot be changed as it must be.
     #[error("prepare an image file for criu")]
-    Pagemap(#[source] ImagesError),
+    Change(#[source] ImagesError),
     /// CRIU reads more files at once than it ever should.
     #[error("criu reads more than {OPEN_IMAGES_MAX} image files at once")]
     TooMany,
@@ -128,19 +129,26 @@ async fn open(
     let Some(mut reader) = source.open(name).await.map_err(failed)? else {
         return Ok(None);
     };
-    if !images::pagemap::is_of_process(name) {
+    let is_pagemap = images::pagemap::is_of_process(name);
+    if !is_pagemap && name != images::repair::NAME {
         return Ok(Some(reader));
     }
     let mut bytes = BytesMut::new();
     while let Some(piece) = reader.read().await.map_err(failed)? {
         bytes.extend_from_slice(&piece);
-        if bytes.len() > PAGEMAP_BYTES_MAX {
+        if bytes.len() > CHANGED_BYTES_MAX {
             return Err(failed(
-                format!("it exceeds {PAGEMAP_BYTES_MAX} bytes").into(),
+                format!("it exceeds {CHANGED_BYTES_MAX} bytes").into(),
             ));
         }
     }
-    let changed = images::pagemap::present(name, &bytes.freeze()).map_err(ServeError::Pagemap)?;
+    let bytes = bytes.freeze();
+    let changed = if is_pagemap {
+        images::pagemap::present(name, &bytes)
+    } else {
+        images::repair::repair(&bytes)
+    };
+    let changed = changed.map_err(ServeError::Change)?;
     Ok(Some(Box::new(OnePiece(Some(changed)))))
 }
 

@@ -349,6 +349,27 @@ async fn established_connections_can_be_kept_and_are_after_an_abort() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_periodic_timer_that_has_expired_goes_on() {
+    let hold = counting(&["1", "timer"]);
+    while hold.line() != "timer" {}
+    let run = Run::new(&hold, &[hold.root]);
+    let described = run.described(run.request(&hold)).await;
+    let pages = run.hider.capture();
+    described
+        .committing()
+        .await
+        .expect("the hook hears")
+        .release()
+        .await
+        .expect("killed");
+    let new = Hold::empty();
+    restore(&new, hold.inodes(), &run.images, pages).await;
+    for _ in 0..3 {
+        while new.line() != "timer" {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_user_s_tree_moves_and_stays_that_user_s() {
     let program = common::example("counting");
     let user = [

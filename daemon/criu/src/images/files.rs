@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{ImageSet, ImagesError, frame::Reader};
 
-const FILES_MAGIC: u32 = 0x5630_3138;
+pub(super) const FILES_MAGIC: u32 = 0x5630_3138;
 const PIPES_DATA_MAGIC: u32 = 0x5645_3709;
 
 #[derive(Clone, PartialEq, Message)]

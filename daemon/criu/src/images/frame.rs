@@ -56,6 +56,16 @@ impl<'a> Reader<'a> {
 
     /// The next entry; `None` at the end of the file.
     pub(super) fn entry<M: Message + Default>(&mut self) -> Result<Option<M>, ImagesError> {
+        let Some(message) = self.message()? else {
+            return Ok(None);
+        };
+        M::decode(message)
+            .map(Some)
+            .map_err(|_| self.malformed("a message"))
+    }
+
+    /// The next entry as it is; `None` at the end of the file.
+    pub(super) fn message(&mut self) -> Result<Option<Bytes>, ImagesError> {
         if self.at == self.bytes.len() {
             return Ok(None);
         }
@@ -63,10 +73,7 @@ impl<'a> Reader<'a> {
         if length > MESSAGE_BYTES_MAX {
             return Err(self.malformed("a shorter message"));
         }
-        let message = self.raw(u64::from(length))?;
-        M::decode(message)
-            .map(Some)
-            .map_err(|_| self.malformed("a message"))
+        self.raw(u64::from(length)).map(Some)
     }
 
     /// The next entry, which must be there.
@@ -117,9 +124,13 @@ impl Writer {
     }
 
     pub(super) fn entry<M: Message>(&mut self, message: &M) {
-        let length = u32::try_from(message.encoded_len()).expect("no longer than what was read");
+        self.message(&message.encode_to_vec());
+    }
+
+    pub(super) fn message(&mut self, message: &[u8]) {
+        let length = u32::try_from(message.len()).expect("about as long as what was read");
         self.0.extend(length.to_le_bytes());
-        message.encode(&mut self.0).expect("a vector grows");
+        self.0.extend_from_slice(message);
     }
 
     pub(super) fn finish(self) -> Bytes {

@@ -8,6 +8,7 @@
 //! - [`ImageSet`]: the files, and the questions that can be asked about them.
 //! - [`limits`]: what an image may ask for, and who decides.
 //! - [`shared`]: shared memory of which Lifeboat has captured pages itself.
+//! - [`repair`]: what CRIU writes wrongly.
 //! - [`coverage`]: the proof that every page is captured exactly once.
 
 pub mod coverage;
@@ -19,6 +20,7 @@ pub mod limits;
 mod machine;
 mod memory;
 pub mod pagemap;
+pub mod repair;
 mod set;
 pub mod shared;
 mod tree;
