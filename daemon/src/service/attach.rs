@@ -46,6 +46,10 @@ pub async fn attach(
         .ok()
         .and_then(|all| all.first().map(|process| process.inner_pid))
         .ok_or_else(gone)?;
+    // What was read by number is this process's if it is still there.
+    if !root.is_alive() {
+        return Err(gone());
+    }
     let spec = HoldSpec {
         workload: name.to_string(),
         argv: command_line(pid),
@@ -90,6 +94,8 @@ pub async fn attach(
     Ok(workload)
 }
 
+/// Who owns a process. One that runs with other rights than its user's (a set-user-id program) is
+/// root's: its memory is not its user's to keep.
 fn owner_of(pid: u32) -> Option<Caller> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let numbers = |name: &str| -> Vec<u32> {
@@ -102,10 +108,20 @@ fn owner_of(pid: u32) -> Option<Caller> {
             .collect()
     };
     Some(Caller {
-        uid: *numbers("Uid:").first()?,
-        gid: *numbers("Gid:").first()?,
+        uid: same(&numbers("Uid:"))?,
+        gid: same(&numbers("Gid:"))?,
         groups: numbers("Groups:").into(),
         pid,
+    })
+}
+
+/// The id, if real, effective, saved and file system id are the same; else root's.
+fn same(ids: &[u32]) -> Option<u32> {
+    let first = *ids.first()?;
+    Some(if ids.iter().all(|id| *id == first) {
+        first
+    } else {
+        0
     })
 }
 
