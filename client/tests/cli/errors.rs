@@ -65,3 +65,15 @@ fn wrong_usage_is_code_2_before_anything_is_contacted() {
     let run = lifeboat(Path::new("http://127.0.0.1:1"), &["run", "-w", "a", "true"]);
     assert_eq!(run.code(), 2);
 }
+
+#[test]
+fn the_socket_can_be_named_by_a_variable() {
+    let daemon = Daemon::start();
+    let mut command = assert_cmd::Command::new(assert_cmd::cargo::cargo_bin!("lifeboat"));
+    let run = command
+        .env("LIFEBOAT_SOCKET", daemon.socket())
+        .arg("list")
+        .output()
+        .unwrap();
+    assert_eq!(run.status.code(), Some(0));
+}

@@ -73,3 +73,64 @@ pub fn decode(bytes: [u8; WINDOW_BYTES]) -> WindowSize {
         columns: u16::from_le_bytes([c, d]).into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn only_the_newest_size_waits_for_a_relay_that_does_not_read() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut control = Control::new(writer.into()).unwrap();
+        let size = |rows| WindowSize { rows, columns: 80 };
+        let mut rows = 1;
+        while control.wants_room().is_none() {
+            control.send(size(rows));
+            rows += 1;
+        }
+        control.send(size(40_000));
+        let mut bytes = [0; WINDOW_BYTES];
+        for expected in 1..rows - 1 {
+            reader.read_exact(&mut bytes).unwrap();
+            assert_eq!(decode(bytes), size(expected));
+            control.flush();
+        }
+        assert!(control.wants_room().is_none());
+        drop(control);
+        reader.read_exact(&mut bytes).unwrap();
+        assert_eq!(decode(bytes), size(40_000));
+        assert_eq!(reader.read(&mut bytes).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_redraw_ends_with_the_real_size() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut control = Control::new(writer.into()).unwrap();
+        let size = WindowSize {
+            rows: 24,
+            columns: 80,
+        };
+        control.redraw(size);
+        drop(control);
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        let sizes: Vec<WindowSize> = bytes
+            .as_chunks::<WINDOW_BYTES>()
+            .0
+            .iter()
+            .map(|bytes| decode(*bytes))
+            .collect();
+        assert_eq!(
+            sizes,
+            [
+                WindowSize {
+                    rows: 25,
+                    columns: 80
+                },
+                size
+            ]
+        );
+    }
+}
