@@ -19,7 +19,7 @@ use crate::{
     journal::{Journal, JournalError},
     observe::metrics::Metrics,
     platform,
-    service::{self, socket::SocketError},
+    service::{self, identity::Caller, socket::SocketError},
     watch,
     workload::Registry,
 };
@@ -186,6 +186,16 @@ impl Context {
         {
             tracing::warn!(path = %work_dir.display(), %error, "cannot remove a work directory");
         }
+    }
+
+    /// All figures for Prometheus, as they are now.
+    #[must_use]
+    pub fn figures(&self) -> String {
+        let workloads = self.registry.visible(&Caller::operator()).len();
+        self.metrics
+            .workloads
+            .set(i64::try_from(workloads).unwrap_or(i64::MAX));
+        self.metrics.text()
     }
 
     /// Remembers the latest notice.

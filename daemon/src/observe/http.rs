@@ -63,7 +63,7 @@ async fn answer(mut stream: TcpStream, context: &Context) -> std::io::Result<()>
         (Some(b"GET"), Some(b"/metrics")) => (
             "200 OK",
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            context.metrics.text(),
+            context.figures(),
         ),
         (Some(b"GET"), Some(b"/healthz" | b"/readyz")) => ("200 OK", "text/plain", "ok\n".into()),
         _ => (
