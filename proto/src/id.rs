@@ -57,8 +57,14 @@ impl FromStr for WorkloadName {
         let fits = bytes.len() <= WORKLOAD_NAME_BYTES_MAX
             && edge(bytes.first().copied())
             && edge(bytes.last().copied())
-            && bytes.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c));
-        if fits { Ok(Self(text.to_owned())) } else { Err(IdError::Workload(text.to_owned())) }
+            && bytes
+                .iter()
+                .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(IdError::Workload(text.to_owned()))
+        }
     }
 }
 
@@ -86,7 +92,9 @@ impl FromStr for CheckpointId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        Uuid::try_parse(text).map(Self).map_err(|_| IdError::Checkpoint(text.to_owned()))
+        Uuid::try_parse(text)
+            .map(Self)
+            .map_err(|_| IdError::Checkpoint(text.to_owned()))
     }
 }
 
@@ -106,7 +114,10 @@ impl TryFrom<&[u8]> for PackId {
     type Error = IdError;
 
     fn try_from(bytes: &[u8]) -> Result<Self, IdError> {
-        bytes.try_into().map(Self).map_err(|_| IdError::Pack(hex::encode(bytes)))
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_| IdError::Pack(hex::encode(bytes)))
     }
 }
 
@@ -145,7 +156,18 @@ mod tests {
         for good in ["a", "redis-0", "Job_7.b", &"x".repeat(63)] {
             assert!(good.parse::<WorkloadName>().is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", "a/b", "-a", "a-", "a b", "ä", "a\0", &"x".repeat(64)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "-a",
+            "a-",
+            "a b",
+            "ä",
+            "a\0",
+            &"x".repeat(64),
+        ] {
             assert!(bad.parse::<WorkloadName>().is_err(), "{bad}");
         }
     }

@@ -55,7 +55,10 @@ impl PageRun {
     pub const fn covering(start: RemoteAddr, end: RemoteAddr) -> Self {
         let first = start.0 / PAGE_SIZE;
         let last = end.0.div_ceil(PAGE_SIZE);
-        Self { start: PageIndex(first), pages: last.saturating_sub(first) }
+        Self {
+            start: PageIndex(first),
+            pages: last.saturating_sub(first),
+        }
     }
 
     /// The page after the last one.
