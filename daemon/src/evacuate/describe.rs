@@ -50,6 +50,8 @@ pub struct Description {
 struct State {
     /// PIDs of the tree, by the numbers inside; read once, when the tree is frozen.
     pids: Option<BTreeMap<u32, u32>>,
+    /// What CRIU was told of mappings and their flags, by PID inside.
+    listings: BTreeMap<u32, Vec<u8>>,
     spaces: Vec<Space>,
     files: Vec<ImageStream>,
     feeders: JoinSet<Result<(), CaptureError>>,
@@ -190,7 +192,8 @@ impl Description {
         let pid = *pids
             .get(&inner_pid)
             .ok_or(CaptureError::Unknown { pid: inner_pid })?;
-        let space = memory::find(pid, inner_pid, self.loading.as_ref())?;
+        let listing = state.listings.remove(&inner_pid);
+        let space = memory::find(pid, inner_pid, listing.as_deref(), self.loading.as_ref())?;
         let hidden = space.captured.clone();
         let index = state.spaces.len();
         let intake = self.intake()?;
@@ -210,7 +213,9 @@ impl DumpDelegate for Description {
 
     fn smaps(&self, inner_pid: u32) -> Option<Vec<u8>> {
         let (pid, known) = self.known.get()?.get(&inner_pid)?;
-        known.text_now(*pid).ok().flatten()
+        let text = known.text_now(*pid).ok().flatten()?;
+        self.state().listings.insert(inner_pid, text.clone());
+        Some(text)
     }
 
     fn hidden(&self, inner_pid: u32) -> Result<Vec<PageRun>, ImageError> {

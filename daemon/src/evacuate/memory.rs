@@ -116,10 +116,12 @@ pub(super) fn pids(root: u32) -> Result<BTreeMap<u32, u32>, CaptureError> {
     tree::by_inner_pid(root).map_err(CaptureError::Tree)
 }
 
-/// Finds what is to be captured of a frozen process.
+/// Finds what is to be captured of a frozen process. `listing` is what CRIU was told of its mappings
+/// and their flags, if that was known.
 pub(super) fn find(
     pid: u32,
     inner_pid: u32,
+    listing: Option<&[u8]>,
     loading: Option<&Loading>,
 ) -> Result<Space, CaptureError> {
     // Before the pages are looked at: one that is loaded in between is in both lists, not in none.
@@ -130,11 +132,10 @@ pub(super) fn find(
             .ok_or(CaptureError::Forked { pid: inner_pid })?,
     };
     let process = number(pid)?;
-    // The listing with flags walks all page tables: it is read only of who has locked memory.
-    let mappings = if locks_memory(pid)? {
-        maps::read_with_flags(process)
-    } else {
-        maps::read(process)
+    // Reading the listing with flags walks all page tables; CRIU has done so too then.
+    let mappings = match listing {
+        Some(text) => maps::parse(text),
+        None => maps::read_with_flags(process),
     }
     .map_err(|source| CaptureError::Maps { pid, source })?;
     let mut captured: Vec<PageRun> = Vec::new();
@@ -178,18 +179,7 @@ fn is_captured(mapping: &Mapping) -> bool {
     mapping.is_private_anonymous()
         && !mapping.permissions.execute
         && !mapping.name.starts_with(b"[stack")
-        && mapping.can_be_lazy() != Some(false)
-}
-
-/// Whether a process has locked memory.
-fn locks_memory(pid: u32) -> Result<bool, CaptureError> {
-    let what = "read the status of a frozen process";
-    let status = std::fs::read(format!("/proc/{pid}/status"))
-        .map_err(|source| CaptureError::System { what, source })?;
-    let locked = status
-        .split(|byte| *byte == b'\n')
-        .find_map(|line| line.strip_prefix(b"VmLck:"));
-    Ok(locked.is_some_and(|rest| rest.trim_ascii() != b"0 kB"))
+        && mapping.can_be_lazy() == Some(true)
 }
 
 /// Hands the present pages of a space to the pipeline, a frame at a time.

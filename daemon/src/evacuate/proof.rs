@@ -99,7 +99,10 @@ fn check_space(images: &ImageSet, space: &Space) -> Result<(), ProofError> {
             present.push(region.run)
         })
         .map_err(|source| ProofError::Pagemap { pid, source })?;
-    let by_criu = images.captured_by_criu(pid).map_err(ProofError::Images)?;
-    coverage::check(&present, &space.captured, &by_criu)
+    let mut others = images.captured_by_criu(pid).map_err(ProofError::Images)?;
+    // What the kernel may drop at any time, CRIU leaves out.
+    let droppable = mappings.iter().filter(|mapping| mapping.droppable);
+    others.extend(droppable.map(|mapping| mapping.run));
+    coverage::check(&present, &space.captured, &others)
         .map_err(|source| ProofError::Coverage { pid, source })
 }

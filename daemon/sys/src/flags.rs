@@ -36,6 +36,12 @@ macro_rules! flag_set {
                 Self(self.0 | other.0)
             }
 
+            /// The members that are not in `other`.
+            #[must_use]
+            pub const fn difference(self, other: Self) -> Self {
+                Self(self.0 & !other.0)
+            }
+
             /// Whether all of `other` are in it.
             #[must_use]
             pub const fn contains(self, other: Self) -> bool {

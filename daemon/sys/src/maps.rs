@@ -214,10 +214,12 @@ impl Mapping {
     }
 
     /// Whether CRIU 4.2 can restore its pages lazily (`vma_entry_can_be_lazy`): private, anonymous,
-    /// neither locked nor of huge pages. `None`: flags are not known.
+    /// neither locked, nor of huge pages, nor such that the kernel may drop its pages.
+    /// `None`: flags are not known.
     #[must_use]
     pub fn can_be_lazy(&self) -> Option<bool> {
-        let refused = VmFlags::LOCKED | VmFlags::HUGETLB | VmFlags::SHADOW_STACK;
+        let refused =
+            VmFlags::LOCKED | VmFlags::HUGETLB | VmFlags::SHADOW_STACK | VmFlags::DROPPABLE;
         self.flags
             .map(|flags| self.is_private_anonymous() && !flags.intersects(refused))
     }

@@ -19,9 +19,9 @@
 //! - Ranges that came by mmap, mremap, fork or exec after registration: they are refused as
 //!   [`PagemapError::Untracked`], never reported clean.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, sync::OnceLock};
 
-use lifeboat_proto::units::{PageIndex, PageRun, RemoteAddr};
+use lifeboat_proto::units::{PAGE_SIZE, PageIndex, PageRun, RemoteAddr};
 use linux_raw_sys::general::{self as raw, page_region, pm_scan_arg};
 use rustix::process::Pid;
 
@@ -83,20 +83,25 @@ pub struct Query {
 
 impl Query {
     /// What CRIU 4.2 dumps of a private mapping (`criu/pagemap-cache.c`): pages in memory or swap
-    /// that are not the page of zeros and do not belong to a file.
+    /// that are not the page of zeros, do not belong to a file, and are no guard pages.
     pub const DUMPABLE: Self = Self {
-        inverted: Categories::PFNZERO.union(Categories::FILE),
-        all: Categories::PFNZERO.union(Categories::FILE),
+        inverted: Categories::PFNZERO
+            .union(Categories::FILE)
+            .union(Categories::GUARD),
+        all: Categories::PFNZERO
+            .union(Categories::FILE)
+            .union(Categories::GUARD),
         any: Categories::PRESENT.union(Categories::SWAPPED),
         report: Categories::NONE,
     };
 
     /// Pages that hold something and were written since they were last protected. Says nothing of
     /// holes, so that protecting what it finds leaves no markers in holes (which would look
-    /// swapped to CRIU and, on hugetlb mappings, hang kernels of 2026 and before).
+    /// swapped to CRIU and, on hugetlb mappings, hang kernels of 2026 and before). Nor of guard
+    /// pages, which look swapped and written, cannot be read, and must stay what they are.
     pub const WRITTEN: Self = Self {
-        inverted: Categories::NONE,
-        all: Categories::WRITTEN,
+        inverted: Categories::GUARD,
+        all: Categories::WRITTEN.union(Categories::GUARD),
         any: Categories::PRESENT.union(Categories::SWAPPED),
         report: Categories::NONE,
     };
@@ -105,6 +110,17 @@ impl Query {
     #[must_use]
     pub const fn reporting(self, report: Categories) -> Self {
         Self { report, ..self }
+    }
+
+    /// The same query for kernels that do not know guard pages by name: they refuse what they do
+    /// not know.
+    const fn without_guard_pages(self) -> Self {
+        Self {
+            inverted: self.inverted.difference(Categories::GUARD),
+            all: self.all.difference(Categories::GUARD),
+            any: self.any.difference(Categories::GUARD),
+            report: self.report.difference(Categories::GUARD),
+        }
     }
 }
 
@@ -259,10 +275,15 @@ impl Pagemap {
             found,
         };
         let mut buffer = vec![EMPTY_REGION; REGIONS_MAX];
+        let query = if knows_guard_pages() {
+            *query
+        } else {
+            query.without_guard_pages()
+        };
         let end = range.end().addr().0;
         let mut start = range.start.addr().0;
         while start < end {
-            match self.step(start, end, query, flags, &mut buffer) {
+            match self.step(start, end, &query, flags, &mut buffer) {
                 Ok(step) => {
                     buffer[..step.regions]
                         .iter()
@@ -376,6 +397,21 @@ impl Pagemap {
     const fn number(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
+}
+
+/// Whether this kernel's scan tells guard pages from others (6.15). Before that, guard pages (6.13)
+/// look like pages in swap.
+fn knows_guard_pages() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let query = Query::default().reporting(Categories::GUARD);
+        let page = PageIndex(1).addr().0;
+        Pagemap::open(rustix::process::getpid()).is_ok_and(|own| {
+            let mut buffer = [EMPTY_REGION];
+            own.step(page, page + PAGE_SIZE, &query, 0, &mut buffer)
+                .is_ok()
+        })
+    })
 }
 
 const EMPTY_REGION: page_region = page_region {

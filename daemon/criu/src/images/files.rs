@@ -97,7 +97,11 @@ pub enum FileKind {
     Netlink,
     /// A socket that sees whole frames of a network device.
     Packet,
-    /// Anything else: namespaces, tunnels, file system monitors, BPF maps, external files.
+    /// A file system monitor of fanotify(7).
+    Fanotify,
+    /// A namespace.
+    Namespace,
+    /// Anything else: tunnels, BPF maps, external files.
     Other(u32),
 }
 
@@ -136,7 +140,9 @@ impl Entry {
             6..=9 | 17 | 20 => FileKind::Event,
             10 => FileKind::Packet,
             11 => FileKind::Terminal,
+            12 => FileKind::Fanotify,
             13 => FileKind::Netlink,
+            14 => FileKind::Namespace,
             18 => FileKind::Memory,
             other => FileKind::Other(other),
         }

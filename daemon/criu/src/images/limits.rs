@@ -72,6 +72,9 @@ pub struct AllowedCredentials {
 /// `CAP_NET_RAW` of capabilities(7).
 const CAP_NET_RAW: u64 = 1 << 13;
 
+/// `CAP_SYS_ADMIN` of capabilities(7).
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
 /// `SECCOMP_MODE_FILTER` of seccomp(2).
 const SECCOMP_FILTER: u32 = 2;
 
@@ -225,6 +228,10 @@ pub(super) fn check_reach(
     for file in super::files::open_files(images)? {
         let needed = match file.kind {
             FileKind::InetRaw | FileKind::Packet => CAP_NET_RAW,
+            // fanotify_init(2) as CRIU calls it, and marks on whole mounts.
+            FileKind::Fanotify => CAP_SYS_ADMIN,
+            // CRIU opens only namespaces that a process of the image is in, which are the hold's.
+            FileKind::Namespace => 0,
             // Not even a workload with all capabilities: whatever this is, nobody has thought of
             // what it could reach.
             FileKind::Other(_) => u64::MAX,
@@ -240,7 +247,7 @@ pub(super) fn check_reach(
 
 /// Whether a dump by this crate can have a file of this name.
 fn is_known(name: &str) -> bool {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 15] = [
         "inventory",
         "pstree",
         "files",
@@ -255,6 +262,8 @@ fn is_known(name: &str) -> bool {
         "remap-fpath",
         "filelocks",
         "apparmor",
+        // Of processes in other control groups than CRIU. It says where they were, and is not used.
+        "cgroup",
     ];
     const NUMBERED: [&str; 15] = [
         "core-",
@@ -364,6 +373,7 @@ mod tests {
             "pagemap-shmem-77.img",
             "ghost-file-a.img",
             "files.img",
+            "cgroup.img",
         ] {
             assert!(is_known(good), "{good}");
         }

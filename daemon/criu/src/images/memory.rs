@@ -9,6 +9,7 @@ const MAGIC: u32 = 0x5749_2820;
 
 /// `MAP_*` of mmap(2) as CRIU stores them.
 const MAP_PRIVATE: u32 = 0x02;
+const MAP_DROPPABLE: u32 = 0x08;
 const MAP_ANONYMOUS: u32 = 0x20;
 const MAP_LOCKED: u32 = 0x2000;
 const MAP_HUGETLB: u32 = 0x4_0000;
@@ -61,6 +62,8 @@ pub struct Mapping {
     /// Whether a lazy restore registers it with the process's userfaultfd: private, anonymous, not
     /// locked, not of huge pages.
     pub lazy: bool,
+    /// Whether the kernel may drop its pages at any time (`MAP_DROPPABLE`). CRIU does so.
+    pub droppable: bool,
 }
 
 impl Vma {
@@ -96,6 +99,7 @@ pub(super) fn mappings(images: &ImageSet, pid: u32) -> Result<Vec<Mapping>, Imag
             object: vma.shmid,
             advice: vma.madv.unwrap_or(0),
             lazy: vma.is_lazy(),
+            droppable: vma.flags & MAP_DROPPABLE != 0,
         });
     }
     Ok(mappings)

@@ -206,6 +206,15 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 ";
 
     #[test]
+    fn what_the_kernel_may_drop_is_not_loaded_lazily() {
+        let text = b"7f0000000000-7f0000002000 rw-p 00000000 00:00 0 \n\
+                     VmFlags: rd wr mr mw me nr wf dp dd \n";
+        let [droppable] = mappings(text).unwrap().try_into().unwrap();
+        assert!(droppable.is_private_anonymous());
+        assert_eq!(droppable.can_be_lazy(), Some(false));
+    }
+
+    #[test]
     fn fields_are_what_the_kernel_documents() {
         let mappings = mappings(SMAPS).unwrap();
         let [heap, file, vsyscall] = mappings.as_slice() else {

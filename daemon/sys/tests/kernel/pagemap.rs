@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lifeboat_proto::units::{PageIndex, PageRun};
+use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
 use lifeboat_sys::pagemap::{Categories, Entry, Pagemap, PagemapError, Query, Region};
 use rustix::mm::Advice;
 
@@ -69,6 +69,30 @@ fn dumpable_pages_are_those_with_content_of_their_own() {
         dumpable_by_entries(&pagemap, memory.run(), zero_frame),
         expected
     );
+}
+
+#[test]
+fn guard_pages_have_no_content() {
+    /// madvise(2), kernel 6.13; not in the libc crate.
+    const MADV_GUARD_INSTALL: i32 = 102;
+    let mut memory = Memory::new(8);
+    for page in 0..4 {
+        memory.page_mut(page)[0] = 1;
+    }
+    let second = memory.pointer().wrapping_add(PAGE_BYTES);
+    // SAFETY: one page of this mapping, which is not touched any more.
+    let made = unsafe { libc::madvise(second.cast(), PAGE_BYTES, MADV_GUARD_INSTALL) };
+    let kernel_has_them = made == 0;
+    let pagemap = Pagemap::open(rustix::process::getpid()).unwrap();
+    let base = memory.run().start.0;
+    let expected: BTreeSet<u64> = (0..4)
+        .filter(|page| *page != 1 || !kernel_has_them)
+        .map(|page| base + page)
+        .collect();
+    for query in [Query::DUMPABLE, Query::WRITTEN] {
+        let found = regions(&pagemap, memory.run(), &query);
+        assert_eq!(pages_of(&found), expected, "{query:?}");
+    }
 }
 
 #[test]
