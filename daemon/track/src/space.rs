@@ -1,0 +1,274 @@
+//! One address space.
+//!
+//! # What makes a page clean
+//! The tracker keeps the set of pages that it [follows](Tracker::followed). To enter it, a mapping
+//! is registered, freed of all protection that it may have from before, and scanned: so all that
+//! is present in it is reported, and no page is protected that was not reported. From then on a
+//! page of the set is protected only by a scan that reports it, and the kernel takes the
+//! protection away with the first write. A mapping leaves the set when it is no longer there or no
+//! longer of the kind that is tracked, and when a scan of it fails. So of what is in the set,
+//! protected and registered at the end, the last report is older than the last write to it.
+//!
+//! - Something new at an old place (munmap and mmap, mremap onto it) is not registered: its scan
+//!   is refused, and it enters the set anew.
+//! - Moving memory beside registered memory may take away the registration of both, and leave the
+//!   protection of pages behind, which means nothing then: hence the freeing.
+//! - Dropped pages (`MADV_DONTNEED`) are absent, and unprotected when they come back. Holes are
+//!   never protected.
+
+use std::time::Instant;
+
+use lifeboat_proto::units::{PageIndex, PageRun};
+use lifeboat_sys::{
+    maps::{self, MapsError},
+    pagemap::{Categories, Pagemap, PagemapError},
+    pidfd::Pidfd,
+    remote::{self, InjectError},
+    uffd::{Features, Modes, Uffd},
+};
+
+use crate::{
+    Last, Round, Runs,
+    error::TrackError,
+    everything::{number, pagemap_error},
+    pages::{self, NOWHERE, PRESENT, PROTECTED},
+    select,
+};
+
+/// Most runs that a round reports, but for those of the mapping that it ends with.
+pub const ROUND_RUNS_MAX: usize = 1 << 20;
+
+/// How often a mapping that changes under our hands is tried in a round.
+const ENTER_TRIES: u32 = 4;
+
+/// Follows the writes of one address space.
+#[derive(Debug)]
+pub struct Tracker {
+    process: Pidfd,
+    pagemap: Pagemap,
+    uffd: Uffd,
+    followed: Runs,
+    /// Where a round goes on that found too much.
+    resume: PageIndex,
+    /// Whether the kernel tells guard pages apart (6.15).
+    guard: Categories,
+}
+
+/// How a mapping took to be scanned.
+enum Outcome {
+    Followed,
+    Untracked,
+}
+
+impl Tracker {
+    /// Begins to track the memory that `process` has now. Its first round reports everything.
+    ///
+    /// # Errors
+    /// [`TrackError`], soon after `deadline` at the latest. The process is as before.
+    pub fn attach(process: &Pidfd, deadline: Instant) -> Result<Self, TrackError> {
+        let pid = number(process);
+        let process = process
+            .try_clone()
+            .map_err(|source| TrackError::Process { pid, source })?;
+        // Before the injection: if the program is replaced in between, this is void, and says so.
+        let pagemap =
+            Pagemap::open(process.pid()).map_err(|source| pagemap_error(&process, source))?;
+        let uffd =
+            remote::inject_userfaultfd(&process, deadline).map_err(|source| match source {
+                InjectError::Gone { .. } => TrackError::Gone { pid },
+                source => TrackError::Inject { pid, source },
+            })?;
+        uffd.handshake(Features::TRACKING)
+            .map_err(|source| TrackError::Unsupported { pid, source })?;
+        let guard =
+            pages::guard_category(&pagemap).map_err(|source| pagemap_error(&process, source))?;
+        Ok(Self {
+            process,
+            pagemap,
+            uffd,
+            followed: Runs::new(),
+            resume: PageIndex(0),
+            guard,
+        })
+    }
+
+    /// Number of the process.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        number(&self.process)
+    }
+
+    /// Looks what was written since the last round.
+    ///
+    /// # Errors
+    /// [`TrackError`]: all that was captured is void if the address space is gone, and not known
+    /// to be clean otherwise.
+    pub fn round(&mut self) -> Result<Round, TrackError> {
+        let began = Instant::now();
+        let mappings = self.mappings()?;
+        let now: Runs = mappings.iter().copied().collect();
+        let mut round = Round {
+            gone: self.followed.minus(&now),
+            tracked_pages: now.pages(),
+            ..Round::default()
+        };
+        self.followed = self.followed.and(&now);
+        let first = mappings.partition_point(|mapping| mapping.end() <= self.resume);
+        self.resume = PageIndex(0);
+        let mut dirty = Vec::new();
+        for mapping in mappings[first..].iter().chain(&mappings[..first]) {
+            if dirty.len() >= ROUND_RUNS_MAX {
+                self.resume = mapping.start;
+                round.is_partial = true;
+                break;
+            }
+            if let Outcome::Untracked = self.look(*mapping, &mut dirty)? {
+                round.untracked.insert(*mapping);
+            }
+        }
+        self.check_alive()?;
+        round.dirty = dirty.into_iter().collect();
+        round.took = began.elapsed();
+        Ok(round)
+    }
+
+    /// Looks what the memory of a process consists of that does not run (stopped, frozen, or traced
+    /// by somebody), without changing anything.
+    ///
+    /// # Errors
+    /// [`TrackError`].
+    pub fn last(&self) -> Result<Last, TrackError> {
+        let began = Instant::now();
+        let mut last = Last::default();
+        let known = Categories::WRITTEN | Categories::WPALLOWED;
+        let query = PRESENT.reporting(known | self.guard);
+        for mapping in self.mappings()? {
+            let (mut present, mut dirty) = (Vec::new(), Vec::new());
+            self.pagemap
+                .scan(mapping, &query, |found| {
+                    if found.categories.intersects(Categories::GUARD) {
+                        return;
+                    }
+                    present.push(found.run);
+                    if found.categories.contains(Categories::WPALLOWED)
+                        && !found.categories.contains(Categories::WRITTEN)
+                    {
+                        dirty.extend(self.followed.missing(found.run));
+                    } else {
+                        dirty.push(found.run);
+                    }
+                })
+                .map_err(|source| self.pagemap_error(source))?;
+            last.present.extend(present);
+            last.dirty.extend(dirty);
+        }
+        self.check_alive()?;
+        last.took = began.elapsed();
+        Ok(last)
+    }
+
+    /// Looks at one mapping.
+    fn look(&mut self, mapping: PageRun, dirty: &mut Vec<PageRun>) -> Result<Outcome, TrackError> {
+        let fresh: Vec<PageRun> = self.followed.missing(mapping).collect();
+        if fresh.is_empty() {
+            match self.scan(mapping, dirty) {
+                Ok(()) => return Ok(Outcome::Followed),
+                Err(PagemapError::Untracked { .. } | PagemapError::Scan { .. }) => {}
+                Err(source) => return Err(self.pagemap_error(source)),
+            }
+            self.followed.remove(mapping);
+            return self.enter(mapping, &[mapping], dirty);
+        }
+        self.enter(mapping, &fresh, dirty)
+    }
+
+    /// Takes `fresh` parts of a mapping into the set.
+    fn enter(
+        &mut self,
+        mapping: PageRun,
+        fresh: &[PageRun],
+        dirty: &mut Vec<PageRun>,
+    ) -> Result<Outcome, TrackError> {
+        for _ in 0..ENTER_TRIES {
+            for part in fresh {
+                match self.uffd.register(*part, Modes::WRITE_PROTECT) {
+                    Ok(()) => {}
+                    Err(error) => {
+                        tracing::debug!(pid = self.pid(), %error, "memory is not tracked");
+                        self.check_alive()?;
+                        return Ok(self.leave(mapping));
+                    }
+                }
+            }
+            if !self.free(fresh)? {
+                continue;
+            }
+            match self.scan(mapping, dirty) {
+                Ok(()) => {
+                    self.followed.insert(mapping);
+                    return Ok(Outcome::Followed);
+                }
+                Err(PagemapError::Untracked { .. } | PagemapError::Scan { .. }) => {}
+                Err(source) => return Err(self.pagemap_error(source)),
+            }
+        }
+        Ok(self.leave(mapping))
+    }
+
+    fn leave(&mut self, mapping: PageRun) -> Outcome {
+        self.followed.remove(mapping);
+        Outcome::Untracked
+    }
+
+    /// Takes away protection that ranges have from before. `false`: there was some, look again.
+    fn free(&self, ranges: &[PageRun]) -> Result<bool, TrackError> {
+        let mut was_free = true;
+        for range in ranges {
+            let mut protected = 0;
+            self.pagemap
+                .scan(*range, &PROTECTED, |found| protected += found.run.pages)
+                .map_err(|source| self.pagemap_error(source))?;
+            if protected > 0 {
+                was_free = false;
+                tracing::debug!(pid = self.pid(), %range, protected, "protected from before");
+                if let Err(error) = self.uffd.unregister(*range) {
+                    tracing::debug!(pid = self.pid(), %error, "memory changed meanwhile");
+                }
+            }
+        }
+        Ok(was_free)
+    }
+
+    /// Reports what was written in a mapping, and protects it.
+    fn scan(&self, mapping: PageRun, dirty: &mut Vec<PageRun>) -> Result<(), PagemapError> {
+        let worthless = Categories::PFNZERO | self.guard;
+        self.pagemap.scan_and_protect(mapping, worthless, |found| {
+            if !found.categories.intersects(worthless) {
+                dirty.push(found.run);
+            }
+        })
+    }
+
+    fn mappings(&self) -> Result<Vec<PageRun>, TrackError> {
+        let pid = self.pid();
+        match maps::read(self.process.pid()) {
+            Ok(mappings) => Ok(select::tracked(&mappings)),
+            Err(MapsError::Gone { .. }) => Err(TrackError::Gone { pid }),
+            Err(source) => Err(TrackError::Maps { pid, source }),
+        }
+    }
+
+    /// Whether the address space that is tracked is still that of the process.
+    fn check_alive(&self) -> Result<(), TrackError> {
+        if !self.process.is_alive() {
+            return Err(TrackError::Gone { pid: self.pid() });
+        }
+        self.pagemap
+            .scan(NOWHERE, &PRESENT, |_| {})
+            .map_err(|source| self.pagemap_error(source))
+    }
+
+    fn pagemap_error(&self, source: PagemapError) -> TrackError {
+        pagemap_error(&self.process, source)
+    }
+}

@@ -1,0 +1,10 @@
+//! Real processes, followed by the real kernel.
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+mod reference;
+mod shadow;
+mod target;
