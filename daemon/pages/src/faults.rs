@@ -73,7 +73,7 @@ impl Faults<'_> {
         );
         match waited {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(kernel("all processes", "waiting for faults", error)),
+            Err(error) => return Err(kernel(&"all processes", "waiting for faults", error)),
         }
         for event in ready {
             match event.data.u64() {
@@ -137,8 +137,8 @@ impl Faults<'_> {
             self.load.figures.forked.fetch_add(1, Relaxed);
             let id = child.id;
             self.load
-                .serve(Arc::new(child))
-                .map_err(|error| kernel(id, "guarding the descriptor", error))?;
+                .serve(&Arc::new(child))
+                .map_err(|error| kernel(&id, "guarding the descriptor", error))?;
         }
         self.load.demand(&demand);
         Ok(())
@@ -215,9 +215,14 @@ impl Faults<'_> {
         if !self.load.all_added.load(Relaxed) || self.load.is_over() {
             return;
         }
-        let mut all = true;
+        let (mut restored, mut all) = (true, true);
         for process in self.load.all() {
-            all &= process.remaining() == 0 && process.try_complete();
+            let complete = process.remaining() == 0 && process.try_complete();
+            all &= complete;
+            restored &= complete || process.id.forked > 0;
+        }
+        if restored && !self.load.restored_complete.swap(true, Relaxed) {
+            self.load.fetcher.notify_one();
         }
         if all {
             self.load.succeed();
@@ -226,7 +231,7 @@ impl Faults<'_> {
 }
 
 fn kernel(
-    process: impl ToString,
+    process: &impl ToString,
     step: &'static str,
     error: impl Into<std::io::Error>,
 ) -> LoadError {
@@ -242,7 +247,7 @@ fn unreadable(process: &Process, error: UffdError) -> Result<(), LoadError> {
         return Ok(());
     }
     Err(kernel(
-        process.id,
+        &process.id,
         "reading events",
         std::io::Error::other(error),
     ))

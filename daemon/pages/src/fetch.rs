@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::task::JoinSet;
@@ -95,7 +95,7 @@ fn next_demand(load: &Load) -> Option<Job> {
     loop {
         let mut frames = lock(&load.frames);
         let frame = frames.next_asked()?;
-        if !load.wants(frame) {
+        if !load.wants(frame, Urgency::Demand) {
             frames.dropped(frame);
             continue;
         }
@@ -121,7 +121,7 @@ fn next_prefetch(load: &Load) -> Option<Job> {
             return None;
         }
         let frames = &load.frames;
-        let wanted = |frame| lock(frames).is_idle(frame) && load.wants(frame);
+        let wanted = |frame| lock(frames).is_idle(frame) && load.wants(frame, Urgency::Prefetch);
         plan.next(most, |frame| load.bytes_of(frame), wanted)
     };
     let mut taken = Vec::with_capacity(batch.len());
@@ -146,8 +146,11 @@ async fn fetch(load: Arc<Load>, job: Job) -> Urgency {
     let Job { frames, urgency } = job;
     let numbers: Vec<u32> = frames.iter().map(|(frame, _)| *frame).collect();
     let bytes: u64 = numbers.iter().map(|frame| load.bytes_of(*frame)).sum();
-    match load.source.fetch(&numbers, urgency).await {
+    let began = Instant::now();
+    let answer = load.source.fetch(&numbers, urgency).await;
+    match answer {
         Ok(contents) if contents.len() == numbers.len() => {
+            let took = began.elapsed();
             for ((frame, permit), content) in frames.into_iter().zip(contents) {
                 load.came(Item {
                     frame,
@@ -155,8 +158,11 @@ async fn fetch(load: Arc<Load>, job: Job) -> Urgency {
                     _permit: permit,
                 });
             }
-            if urgency == Urgency::Prefetch && !lock(&load.frames).is_asked() {
-                lock(&load.plan).undisturbed(bytes);
+            let mut plan = lock(&load.plan);
+            match urgency {
+                Urgency::Demand => plan.demand_took(took),
+                Urgency::Prefetch if lock(&load.frames).is_asked() => {}
+                Urgency::Prefetch => plan.undisturbed(bytes / 4),
             }
         }
         Ok(contents) => {

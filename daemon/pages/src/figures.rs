@@ -77,7 +77,7 @@ impl Histogram {
 fn bucket(micros: u64) -> usize {
     let per = u64::from(PER_DOUBLING);
     if micros < per {
-        return micros as usize;
+        return usize::try_from(micros).unwrap_or(usize::MAX);
     }
     let doubling = u64::from(micros.ilog2() - PER_DOUBLING.ilog2());
     let within = (micros >> doubling) - per;

@@ -47,16 +47,17 @@ enum Stop {
 const ENOMEM: i32 = rustix::io::Errno::NOMEM.raw_os_error();
 
 impl Process {
-    /// Installs what is missing of a frame.
+    /// Installs what is missing of a frame. `waiting`: only where a fault waits for it.
     pub(crate) fn install(
         &self,
         frame: u32,
         content: &VerifiedFrame,
+        waiting: bool,
         figures: &Figures,
     ) -> Result<Installed, LoadError> {
         let give_up = Instant::now() + PATIENCE;
         loop {
-            let stop = self.install_once(frame, content, figures)?;
+            let stop = self.install_once(frame, content, waiting, figures)?;
             let (Some(stop @ (Stop::Again | Stop::NoMemory)), false) = (stop, self.is_gone())
             else {
                 return Ok(Installed::All);
@@ -93,6 +94,7 @@ impl Process {
         &self,
         frame: u32,
         content: &VerifiedFrame,
+        waiting: bool,
         figures: &Figures,
     ) -> Result<Option<Stop>, LoadError> {
         let _gate = read(&self.gate);
@@ -101,10 +103,21 @@ impl Process {
         }
         let holes = {
             let state = lock(&self.state);
+            if waiting && state.waiting.is_empty() {
+                return Ok(None);
+            }
+            let waits = |hole: &Hole| {
+                state
+                    .waiting
+                    .range(hole.now.start..hole.now.end())
+                    .next()
+                    .is_some()
+            };
             let mut holes = state.missing.holes(frame);
-            holes.sort_by_key(|hole| {
-                state.waiting.range(hole.now.start..hole.now.end()).count() == 0
-            });
+            holes.sort_by_key(|hole| !waits(hole));
+            if waiting && !holes.first().is_some_and(waits) {
+                return Ok(None);
+            }
             holes
         };
         for hole in holes {

@@ -1,4 +1,35 @@
 //! The page-fault server: gives restored processes their memory from verified frames.
+//!
+//! CRIU rebuilds the processes with empty memory and hands over a userfaultfd for each
+//! ([`PageServer::add`]). From then on this crate answers their faults, and loads the rest in the
+//! background.
+//!
+//! ```text
+//!             ┌ zeros, at once ──────────────────────────────┐
+//! uffd ─▶ faults ─▶ frames ─▶ fetch ─▶ source ─▶ ready ─▶ install ─▶ uffd
+//!          events │  (asked)   ▲ plan   (store)   (queue)
+//!                 ▼            └ hot, neighbours of faults, order of addresses
+//!              missing
+//! ```
+//!
+//! - [`faults`]: one thread; reads what the kernel tells of all processes. Never waits for the
+//!   network.
+//! - [`fetch`]: one task, which starts fetches; [`plan`] says what comes next, [`frames`] joins
+//!   those who want the same, [`budget`] bounds the memory.
+//! - [`install`]: threads that put verified content wherever it is missing.
+//! - [`missing`]: what an address space misses while its program moves, unmaps and forks it;
+//!   [`process`] has the argument why no stale byte gets into a page.
+//! - [`StoreSource`]: frames from an object store.
+//!
+//! # Guarantees
+//!
+//! - A page gets the content that was captured for it, or zeros if none was; never anything else.
+//! - A page that cannot be had is never zeros: the load fails ([`PageServer::loaded`]), and who
+//!   faults blocks until it is killed. Descriptors are closed by [`PageServer::finish`] when all is
+//!   in, and by [`PageServer::abort`] when all processes are dead; otherwise never.
+//! - Only [`lifeboat_format::frame::VerifiedFrame`]s reach a process.
+//! - Memory is bounded by [`Options::memory_bytes_max`] and one bit for each captured page of each
+//!   process; a part of it is kept for faults.
 #![forbid(unsafe_code)]
 
 mod bits;

@@ -15,7 +15,7 @@ use rustix::event::epoll;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    FrameSource, LoadError, Options, Progress, Report,
+    FrameSource, LoadError, Options, Progress, Report, Urgency,
     budget::Budget,
     figures::Figures,
     frames::{Asked, Frames},
@@ -54,6 +54,8 @@ pub(crate) struct Load {
     pub(crate) outcome: watch::Sender<Option<Outcome>>,
     pub(crate) all_added: AtomicBool,
     pub(crate) paused: AtomicU32,
+    /// Nothing is missing of the processes that were restored.
+    pub(crate) restored_complete: AtomicBool,
     /// The fault thread ends.
     pub(crate) finished: AtomicBool,
     pub(crate) figures: Figures,
@@ -92,6 +94,7 @@ impl Load {
             outcome: watch::Sender::new(None),
             all_added: AtomicBool::new(false),
             paused: AtomicU32::new(0),
+            restored_complete: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             figures: Figures::default(),
             began: Mutex::default(),
@@ -165,14 +168,14 @@ impl Load {
     }
 
     /// Serves a process from now on.
-    pub(crate) fn serve(&self, process: Arc<Process>) -> io::Result<()> {
+    pub(crate) fn serve(&self, process: &Arc<Process>) -> io::Result<()> {
         lock(&self.began).get_or_insert_with(Instant::now);
         if let Some(guard) = &self.options.guard {
             guard.keep(process.uffd.try_clone().map_err(io::Error::other)?.into())?;
         }
         let token = u64::from(self.tokens.fetch_add(1, Relaxed));
         self.figures.processes.fetch_add(1, Relaxed);
-        lock(&self.processes).insert(token, Arc::clone(&process));
+        lock(&self.processes).insert(token, Arc::clone(process));
         let data = epoll::EventData::new_u64(token);
         let added = epoll::add(&self.epoll, &process.uffd, data, epoll::EventFlags::IN);
         if added.is_err() {
@@ -196,11 +199,19 @@ impl Load {
         lock(&self.processes).values().cloned().collect()
     }
 
+    /// Whether the memory of a process is loaded ahead of its faults.
+    ///
+    /// What was forked while loading waits until what was restored is complete: most children run
+    /// another program or end soon, and what is put into them is not shared with their parents.
+    pub(crate) fn is_loaded_ahead(&self, process: &Process) -> bool {
+        process.id.forked == 0 || self.restored_complete.load(Relaxed)
+    }
+
     /// Whether a frame is missing somewhere.
-    pub(crate) fn wants(&self, frame: u32) -> bool {
-        lock(&self.processes)
-            .values()
-            .any(|process| process.wants(frame))
+    pub(crate) fn wants(&self, frame: u32, urgency: Urgency) -> bool {
+        lock(&self.processes).values().any(|process| {
+            (urgency == Urgency::Demand || self.is_loaded_ahead(process)) && process.wants(frame)
+        })
     }
 
     /// Faults wait for these frames.

@@ -214,7 +214,7 @@ mod tests {
                     (from..from + pages).filter_map(|p| model.remove(&p).map(|c| (p, c))).collect();
                 if moves {
                     mapping.take(run(to, pages));
-                    (to..to + pages).for_each(|page| drop(model.remove(&page)));
+                    model.retain(|page, _| !(to..to + pages).contains(page));
                     for piece in &taken {
                         mapping.insert(piece.moved(PageIndex(from), PageIndex(to)));
                     }

@@ -1,7 +1,7 @@
 //! What to fetch ahead of demand: the recorded hot set first, then neighbours of recent faults, then
-//! the order of addresses. And how much at once: little while threads fault, much when none does.
+//! the order of addresses. And how much at once: as much as does not make faults wait longer.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crate::layout::Layout;
 
@@ -9,9 +9,20 @@ use crate::layout::Layout;
 /// optimum is 8–16 MiB), and a fault that comes behind it on the same link would wait longer.
 pub(crate) const BATCH_BYTES_MAX: u64 = 8 << 20;
 
-/// Least bytes in flight for prefetch, however many faults there are: a busy program must come to
-/// its end of loading too.
-pub(crate) const WINDOW_BYTES_MIN: u64 = 1 << 20;
+/// Least bytes in flight for prefetch, however long faults wait: a busy program must come to its end
+/// of loading too. On a link of 1 Gbit/s a fault waits 17 ms for it.
+pub(crate) const WINDOW_BYTES_MIN: u64 = 2 << 20;
+
+/// A fetch for a fault is slow, and prefetch is in its way, when it takes more than this many times
+/// what such fetches take at best…
+const SLOW_TIMES: u32 = 3;
+
+/// … and this much longer.
+const SLOW_BY: Duration = Duration::from_millis(5);
+
+/// What the best time of a fetch is taken for grows by this part with each that took longer, so that
+/// a link that has become slower is noticed.
+const BEST_GROWS_BY: u32 = 64;
 
 /// Frames after a fault's that are fetched next.
 const AHEAD_FRAMES: usize = 8;
@@ -39,6 +50,8 @@ pub(crate) struct Plan {
     near: VecDeque<u32>,
     window: u64,
     window_most: u64,
+    /// What a fetch for a fault takes at best; none was seen yet.
+    best: Option<Duration>,
 }
 
 impl Plan {
@@ -77,6 +90,7 @@ impl Plan {
             near: VecDeque::new(),
             window,
             window_most,
+            best: None,
         }
     }
 
@@ -85,11 +99,8 @@ impl Plan {
         self.window
     }
 
-    /// A thread waits for a frame: its neighbours are likely next, and prefetch stands back.
+    /// A thread waits for a frame: its neighbours are likely next.
     pub(crate) fn faulted(&mut self, frame: u32) {
-        self.window = (self.window / 2)
-            .max(WINDOW_BYTES_MIN)
-            .min(self.window_most);
         let Some(place) = self.places.get(frame as usize).map(|place| *place as usize) else {
             return;
         };
@@ -97,14 +108,32 @@ impl Plan {
             return;
         }
         let end = (place + 1 + AHEAD_FRAMES).min(self.by_address.len());
-        self.near.extend(&self.by_address[place + 1..end]);
-        self.near
-            .extend(&self.by_address[place.saturating_sub(BEHIND_FRAMES)..place]);
-        let excess = self.near.len().saturating_sub(NEAR_FRAMES_MAX);
-        self.near.drain(..excess);
+        let behind = place.saturating_sub(BEHIND_FRAMES)..place;
+        let likely = self.by_address[place + 1..end]
+            .iter()
+            .chain(&self.by_address[behind]);
+        for frame in likely.rev() {
+            self.near.push_front(*frame);
+        }
+        self.near.truncate(NEAR_FRAMES_MAX);
     }
 
-    /// A prefetch of `bytes` has come, and no fault is waiting.
+    /// A fetch for a fault took so long: prefetch stands back if it was in its way.
+    pub(crate) fn demand_took(&mut self, time: Duration) {
+        let best = self
+            .best
+            .map_or(time, |best| (best + best / BEST_GROWS_BY).min(time));
+        self.best = Some(best);
+        if time > best * SLOW_TIMES + SLOW_BY {
+            self.window = (self.window / 2)
+                .max(WINDOW_BYTES_MIN)
+                .min(self.window_most);
+        } else {
+            self.undisturbed(WINDOW_BYTES_MIN);
+        }
+    }
+
+    /// Bytes have come, and nobody had to wait for them: more may be under way.
     pub(crate) fn undisturbed(&mut self, bytes: u64) {
         self.window = self.window.saturating_add(bytes).min(self.window_most);
     }
@@ -208,14 +237,18 @@ mod tests {
     }
 
     #[test]
-    fn the_window_shrinks_with_faults_and_grows_without() {
+    fn prefetch_stands_back_while_it_makes_faults_wait_and_only_then() {
         let mut plan = plan();
-        for _ in 0..20 {
-            plan.faulted(1);
+        for _ in 0..100 {
+            plan.demand_took(Duration::from_millis(30));
+        }
+        assert_eq!(plan.window(), 64 << 20);
+        for _ in 0..5 {
+            plan.demand_took(Duration::from_millis(200));
         }
         assert_eq!(plan.window(), WINDOW_BYTES_MIN);
-        for _ in 0..64 {
-            plan.undisturbed(1 << 20);
+        for _ in 0..31 {
+            plan.demand_took(Duration::from_millis(40));
         }
         assert_eq!(plan.window(), 64 << 20);
     }

@@ -22,7 +22,7 @@ use crate::{
     load::{DOORBELL, Load, Watch},
     missing::Missing,
     process::{Health, Process, ProcessId},
-    sync::lock,
+    sync::{lock, write},
 };
 
 /// Serves the memory of one restored process tree.
@@ -134,7 +134,7 @@ impl PageServer {
         let process = Process::new(id, Uffd::from(uffd), missing, false);
         let step = "serving a userfaultfd";
         self.load
-            .serve(Arc::new(process))
+            .serve(&Arc::new(process))
             .map_err(|source| AddError::Kernel { pid, step, source })
     }
 
@@ -197,6 +197,8 @@ impl PageServer {
             .all()
             .into_iter()
             .find(|process| process.id == id)?;
+        // What an installer is putting in counts as loaded.
+        let _gate = write(&process.gate);
         let state = lock(&process.state);
         Some(state.missing.unloaded())
     }
@@ -289,7 +291,8 @@ fn install(load: &Arc<Load>) {
         let mut later = false;
         loop {
             for process in load.all() {
-                match process.install(item.frame, &item.content, &load.figures) {
+                let waiting = !load.is_loaded_ahead(&process);
+                match process.install(item.frame, &item.content, waiting, &load.figures) {
                     Ok(Installed::All) => {}
                     Ok(Installed::Later) => later = true,
                     Err(error) => load.fail(error),

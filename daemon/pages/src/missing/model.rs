@@ -56,8 +56,6 @@ enum Event {
 #[derive(Debug)]
 struct Deed {
     events: Vec<Event>,
-    /// Memory that it works on and that nobody else may use meanwhile.
-    busy: Vec<PageRun>,
     /// What belongs to the program when it is done.
     gives: Vec<PageRun>,
 }
@@ -101,8 +99,8 @@ fn layout(rng: &mut StdRng) -> Arc<Layout> {
         let (first, holes) = (frame * FRAME, rng.random_range(0..3));
         runs.push(Run {
             start: PageIndex(first),
-            pages: (FRAME - holes) as u32,
-            frame: frame as u32,
+            pages: u32::try_from(FRAME - holes).unwrap(),
+            frame: u32::try_from(frame).unwrap(),
             frame_page: 0,
         });
     }
@@ -207,7 +205,6 @@ impl Process {
         self.take(part);
         self.deeds.push(Deed {
             events: vec![Event::Unmapped(part)],
-            busy: Vec::new(),
             gives: Vec::new(),
         });
     }
@@ -238,11 +235,7 @@ impl Process {
         } else {
             events.push(Event::Unmapped(part));
         }
-        self.deeds.push(Deed {
-            events,
-            busy: vec![target],
-            gives,
-        });
+        self.deeds.push(Deed { events, gives });
     }
 
     fn remove(&mut self, rng: &mut StdRng) {
@@ -251,7 +244,6 @@ impl Process {
         let events = vec![Event::Removed(part)];
         self.deeds.push(Deed {
             events,
-            busy: vec![part],
             gives: vec![part],
         });
     }
@@ -286,7 +278,6 @@ impl Process {
         };
         self.deeds.push(Deed {
             events: vec![fork],
-            busy: Vec::new(),
             gives: Vec::new(),
         });
     }
@@ -452,7 +443,7 @@ fn program(seed: u64) {
                 processes.extend(child.map(|child| Process { number, ..child }));
             }
             7..9 => process.touch(rng.random_range(0..ADDRESSES)),
-            _ => process.install(rng.random_range(0..(CAPTURED / FRAME) as u32)),
+            _ => process.install(rng.random_range(0..u32::try_from(CAPTURED / FRAME).unwrap())),
         }
     }
     while let Some(mut process) = processes.pop() {

@@ -10,8 +10,8 @@ use std::{
 use lifeboat_pages::{Guard, LoadError, Options, PageServer, Urgency};
 
 use crate::{
-    begin,
     source::MemorySource,
+    support::begin,
     target::{LARGE, PATIENCE, PID, Program, Target},
 };
 
@@ -75,7 +75,8 @@ async fn a_process_whose_server_has_gone_blocks_while_it_is_guarded() {
     };
     let source = Arc::new(MemorySource::new(frames, Box::new(weather)));
     let guard = Arc::new(Kept::default());
-    let options = Options::new(tokio::runtime::Handle::current()).guarded_by(guard.clone());
+    let options =
+        Options::new(tokio::runtime::Handle::current()).guarded_by(Arc::<Kept>::clone(&guard));
     let server = PageServer::start(source, vec![space], options).unwrap();
     let mut target = PROGRAM.start();
     server.add(PID, target.descriptor()).unwrap();

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{begin, judge, source::MemorySource, target::Program};
+use crate::{
+    source::MemorySource,
+    support::{begin, judge},
+    target::Program,
+};
 
 /// Programs of a run; more with the environment's `LIFEBOAT_TEST_SEEDS`.
 const SEEDS: u64 = 300;
@@ -33,7 +37,7 @@ async fn random_programs_find_every_byte_as_it_was() {
         let program = Program {
             seed,
             pages: (64 + seed % 7 * 200) * threads,
-            threads: threads as u32,
+            threads: u32::try_from(threads).unwrap(),
             steps: 40 + (seed % 5) as u32 * 30,
         };
         let delay = [0, 0, 300, 2000][(seed / 3 % 4) as usize];

@@ -16,10 +16,10 @@ use lifeboat_format::{
 use lifeboat_pages::{FetchError, FrameSource, Urgency};
 
 /// What happens to one fetch: how long it takes, and whether it fails.
-pub type Weather = Box<dyn Fn(u64, Urgency) -> (Duration, bool) + Send + Sync>;
+pub(crate) type Weather = Box<dyn Fn(u64, Urgency) -> (Duration, bool) + Send + Sync>;
 
 /// Frames in memory.
-pub struct MemorySource {
+pub(crate) struct MemorySource {
     frames: Vec<(FrameRef, Bytes)>,
     weather: Weather,
     fetches: AtomicU64,
@@ -34,7 +34,7 @@ impl fmt::Debug for MemorySource {
 }
 
 impl MemorySource {
-    pub fn new(contents: Vec<Vec<u8>>, weather: Weather) -> Self {
+    pub(crate) fn new(contents: Vec<Vec<u8>>, weather: Weather) -> Self {
         let frame = |content: Vec<u8>| {
             let bytes = u32::try_from(content.len()).unwrap();
             let frame = FrameRef {
@@ -55,11 +55,11 @@ impl MemorySource {
         }
     }
 
-    pub fn calm() -> Weather {
+    pub(crate) fn calm() -> Weather {
         Box::new(|_, _| (Duration::ZERO, false))
     }
 
-    pub fn delayed(delay: Duration) -> Weather {
+    pub(crate) fn delayed(delay: Duration) -> Weather {
         Box::new(move |_, _| (delay, false))
     }
 }

@@ -19,7 +19,7 @@ use lifeboat_proto::{
 use lifeboat_store::{Call, Key, Operation, Store, faulty::Faulty, memory::Memory};
 
 use crate::{
-    begin, judge,
+    support::{begin, judge},
     target::{LARGE, PATIENCE, PID, Program},
 };
 
@@ -189,7 +189,7 @@ async fn neighbours_are_read_with_one_request() {
         "".parse().unwrap(),
     ));
     let frames = stored.frames.clone();
-    let store: Arc<dyn Store> = faulty.clone();
+    let store: Arc<dyn Store> = Arc::<Faulty>::clone(&faulty);
     let source = StoreSource::new(store, &stored.packs, frames, Seal::plain()).unwrap();
     let (server, target) = begin(program, Arc::new(source), space);
     server.all_added();

@@ -20,34 +20,34 @@ use tokio::{
 };
 
 /// PID that the target says it has.
-pub const PID: u32 = 1001;
+pub(crate) const PID: u32 = 1001;
 
 /// Where the target's memory begins, in pages.
-pub const BASE: u64 = 0x10_0000_0000 / 4096;
+pub(crate) const BASE: u64 = 0x10_0000_0000 / 4096;
 
 /// Pages of a frame in these tests.
 const FRAME_PAGES: usize = 64;
 
 /// From this seed on, no page was zeros.
-pub const LARGE: u64 = 1 << 32;
+pub(crate) const LARGE: u64 = 1 << 32;
 
 /// Longest that a test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a target does.
 #[derive(Clone, Copy, Debug)]
-pub struct Program {
-    pub seed: u64,
-    pub pages: u64,
-    pub threads: u32,
-    pub steps: u32,
+pub(crate) struct Program {
+    pub(crate) seed: u64,
+    pub(crate) pages: u64,
+    pub(crate) threads: u32,
+    pub(crate) steps: u32,
 }
 
 /// A started target that has handed over its userfaultfd.
 #[derive(Debug)]
-pub struct Target {
+pub(crate) struct Target {
     child: Option<Child>,
-    pub socket: UnixStream,
+    pub(crate) socket: UnixStream,
     _directory: tempfile::TempDir,
 }
 
@@ -72,7 +72,7 @@ impl Program {
     }
 
     /// The memory as it was captured: the space, and the contents of its frames.
-    pub fn memory(self) -> (Space, Vec<Vec<u8>>) {
+    pub(crate) fn memory(self) -> (Space, Vec<Vec<u8>>) {
         let (mut runs, mut frames) = (Vec::<Run>::new(), vec![Vec::new()]);
         for page in (BASE..BASE + self.pages).filter(|page| !self.was_zero(*page)) {
             if frames.last().unwrap().len() == FRAME_PAGES * PAGE_BYTES {
@@ -105,7 +105,7 @@ impl Program {
     }
 
     /// Starts the target.
-    pub fn start(self) -> Target {
+    pub(crate) fn start(self) -> Target {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lazy-pages.socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -134,7 +134,7 @@ impl Program {
 
 impl Target {
     /// Takes the descriptor as the daemon takes CRIU's.
-    pub fn descriptor(&mut self) -> OwnedFd {
+    pub(crate) fn descriptor(&mut self) -> OwnedFd {
         let mut pid = [0; 4];
         self.socket.read_exact(&mut pid).unwrap();
         assert_eq!(i32::from_ne_bytes(pid), i32::try_from(PID).unwrap());
@@ -146,32 +146,32 @@ impl Target {
     }
 
     /// Waits for the end of the hand-over.
-    pub fn restored(&mut self) {
+    pub(crate) fn restored(&mut self) {
         let mut end = [0; 4];
         self.socket.read_exact(&mut end).unwrap();
         assert_eq!(u32::from_le_bytes(end), 0x5253_5446);
     }
 
     /// Lets the target do what its seed says.
-    pub fn go(&mut self) {
+    pub(crate) fn go(&mut self) {
         self.socket.write_all(&[1]).unwrap();
     }
 
     /// Whether the target is there, whatever it waits for.
-    pub fn is_alive(&mut self) -> bool {
+    pub(crate) fn is_alive(&mut self) -> bool {
         self.child
             .as_mut()
             .is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// Kills the target.
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.take().unwrap().kill().await.unwrap();
     }
 
     /// Waits for the target's end, and for what it says if it found anything wrong. Cancelling it
     /// kills the target.
-    pub async fn verdict(mut self) -> Result<(), String> {
+    pub(crate) async fn verdict(mut self) -> Result<(), String> {
         let mut child = self.child.take().expect("a target is judged once");
         let mut said = String::new();
         child
