@@ -96,6 +96,11 @@ impl Child {
         u64::from_le_bytes(word)
     }
 
+    /// Whether the child's next number is there.
+    pub(crate) fn has_sent(&self) -> bool {
+        lifeboat_sys::wait::readable(&self.messages, Instant::now()).unwrap()
+    }
+
     /// Sends the child a number.
     pub(crate) fn send(&mut self, word: u64) {
         self.orders.write_all(&word.to_le_bytes()).unwrap();
@@ -161,14 +166,19 @@ pub(crate) fn until<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Waits until thread `tid` sleeps in system call `number`, or in the rest of it.
+/// Waits until thread `tid` sleeps in system call `number`.
 pub(crate) fn until_in_system_call(tid: i32, number: libc::c_long) {
-    let restarted = libc::SYS_restart_syscall.to_string();
-    until(|| {
-        let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap();
-        let current = text.split(' ').next()?;
-        (current == number.to_string() || current == restarted).then_some(())
-    });
+    until(|| is_in_system_call(tid, number).then_some(()));
+}
+
+/// Whether thread `tid` sleeps in system call `number`, or in the rest of it.
+pub(crate) fn is_in_system_call(tid: i32, number: libc::c_long) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap();
+    let current = text
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse().ok());
+    current == Some(number) || current == Some(libc::SYS_restart_syscall)
 }
 
 /// A field of `/proc/TID/status`.
