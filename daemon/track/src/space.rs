@@ -39,7 +39,7 @@ use crate::{
 pub const ROUND_RUNS_MAX: usize = 1 << 20;
 
 /// How often a mapping that changes under our hands is tried in a round.
-const ENTER_TRIES: u32 = 4;
+const LOOKS_MAX: u32 = 4;
 
 /// Follows the writes of one address space.
 #[derive(Debug)]
@@ -169,38 +169,16 @@ impl Tracker {
 
     /// Looks at one mapping.
     fn look(&mut self, mapping: PageRun, dirty: &mut Vec<PageRun>) -> Result<Outcome, TrackError> {
-        let fresh: Vec<PageRun> = self.followed.missing(mapping).collect();
-        if fresh.is_empty() {
-            match self.scan(mapping, dirty) {
-                Ok(()) => return Ok(Outcome::Followed),
-                Err(PagemapError::Untracked { .. } | PagemapError::Scan { .. }) => {}
-                Err(source) => return Err(self.pagemap_error(source)),
-            }
-            self.followed.remove(mapping);
-            return self.enter(mapping, &[mapping], dirty);
-        }
-        self.enter(mapping, &fresh, dirty)
-    }
-
-    /// Takes `fresh` parts of a mapping into the set.
-    fn enter(
-        &mut self,
-        mapping: PageRun,
-        fresh: &[PageRun],
-        dirty: &mut Vec<PageRun>,
-    ) -> Result<Outcome, TrackError> {
-        for _ in 0..ENTER_TRIES {
-            for part in fresh {
-                match self.uffd.register(*part, Modes::WRITE_PROTECT) {
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::debug!(pid = self.pid(), %error, "memory is not tracked");
-                        self.check_alive()?;
-                        return Ok(self.leave(mapping));
-                    }
+        let mut fresh: Vec<PageRun> = self.followed.missing(mapping).collect();
+        for _ in 0..LOOKS_MAX {
+            for part in &fresh {
+                if let Err(error) = self.uffd.register(*part, Modes::WRITE_PROTECT) {
+                    self.check_alive()?;
+                    tracing::debug!(pid = self.pid(), %error, "memory is not tracked");
+                    return Ok(self.leave(mapping));
                 }
             }
-            if !self.free(fresh)? {
+            if !self.free(&fresh)? {
                 continue;
             }
             match self.scan(mapping, dirty) {
@@ -208,7 +186,12 @@ impl Tracker {
                     self.followed.insert(mapping);
                     return Ok(Outcome::Followed);
                 }
-                Err(PagemapError::Untracked { .. } | PagemapError::Scan { .. }) => {}
+                // It was replaced, or lost its registration with what it was joined to. Whatever
+                // the scan protected before it was refused is freed again.
+                Err(PagemapError::Untracked { .. } | PagemapError::Scan { .. }) => {
+                    self.followed.remove(mapping);
+                    fresh = vec![mapping];
+                }
                 Err(source) => return Err(self.pagemap_error(source)),
             }
         }

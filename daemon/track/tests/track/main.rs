@@ -5,6 +5,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod events;
+mod program;
+mod puppet;
 mod reference;
 mod shadow;
 mod target;

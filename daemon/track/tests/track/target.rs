@@ -3,14 +3,14 @@
 use std::{
     fs,
     io::Read,
-    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use lifeboat_sys::{kcmp, namespace, pidfd::Pidfd};
 use rustix::process::{Pid, Signal};
+
+use crate::program;
 
 /// How long anything in a test may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,26 +33,9 @@ pub(crate) struct Target {
     pub(crate) root: Pidfd,
 }
 
-/// Compiles `target.c`, once for all tests.
-fn program() -> &'static PathBuf {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/track/target.c");
-        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let program = directory.join(format!("track-target-{}", std::process::id()));
-        let compiler = Command::new("cc")
-            .args(["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
-            .args([&program, &source])
-            .status()
-            .expect("a C compiler is needed");
-        assert!(compiler.success());
-        program
-    })
-}
-
 impl Target {
     pub(crate) fn start(seed: u64, threads: u32, features: u32) -> Self {
-        let mut child = Command::new(program())
+        let mut child = Command::new(program::build("target"))
             .args([seed.to_string(), threads.to_string(), features.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
