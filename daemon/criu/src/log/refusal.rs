@@ -93,7 +93,10 @@ const KNOWN: [(&str, Refusal); 47] = [
     ("doesn't live in IPC ns", Refusal::SysvSharedMemory),
     ("packetized mode for pipes", Refusal::PacketPipe),
     ("Found dangling tty", Refusal::OutsideTerminal),
-    ("no session leader for tty", Refusal::OutsideTerminal),
+    (
+        "Don't have tty to inherit session",
+        Refusal::OutsideTerminal,
+    ),
     ("external socket", Refusal::OutsideUnixSocket),
     ("Can't dump half of stream unix", Refusal::OutsideUnixSocket),
     ("Timeout reached", Refusal::FreezeTimeout),
