@@ -13,6 +13,7 @@ mod pagemap;
 mod peer;
 mod pidfd;
 mod probe;
+mod refused;
 mod remote;
 mod rseq;
 mod spawn;
