@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use super::{
     super::{EXIT_NOT_STARTED, EXIT_RESTORE_FAILED, children, exit_code_of},
     Init,
+    guard::Guard,
     phase::{ANSWER_WAIT, CONTACT_WAIT, Phase, RESTORE_CONTACT_WAIT},
 };
 use crate::error::explain_connect;
@@ -132,7 +133,11 @@ impl Init {
 
     fn failed(&mut self, failed: &Failed, undecided: bool) {
         let text = format!("{}: {}", self.spec.workload, failed.reason);
-        if !undecided {
+        if self.guard.give_up() && self.phase.root().is_some() {
+            self.face.say(&format!("{text}; the checkpoint is intact"));
+            self.forward(Signal::SIGKILL as i32, false);
+            children::kill_all();
+        } else if !undecided {
             // The workload runs; the daemon will not look after it. It is asked again, slowly, and
             // the user hears of it once.
             self.link.refuse();
@@ -158,7 +163,11 @@ impl Init {
                 *reached = true;
                 *until = Instant::now() + ANSWER_WAIT;
             }
-            Phase::Restoring { until, .. } => *until = None,
+            Phase::Restoring { until, .. } => {
+                *until = None;
+                // These were of an attempt that is over.
+                self.early_ends.clear();
+            }
             Phase::Ending(_) => self.tell_end(),
             _ => {}
         }
@@ -171,10 +180,14 @@ impl Init {
             Phase::Asking { until, .. } => *until = (*until).min(now + CONTACT_WAIT),
             Phase::Restoring { until, .. } => {
                 until.get_or_insert(now + RESTORE_CONTACT_WAIT);
+                // The next daemon begins from the beginning. The order matters: whoever misses
+                // memory is doomed before its descriptor is closed.
+                children::kill_all();
+                self.guard = Guard::default();
             }
             _ => {}
         }
-        if self.guard.daemon_lost() && self.phase.root().is_some() {
+        if self.guard.give_up() && self.phase.root().is_some() {
             let text = format!(
                 "{}: the daemon went away while memory was still being loaded, so the workload is \
                  ended; its checkpoint is intact, run the same command again",

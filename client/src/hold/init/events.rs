@@ -120,10 +120,16 @@ impl Init {
         Ok(())
     }
 
+    /// Whether there still is something of a restore that was broken off.
+    fn is_clearing_up(&mut self) -> io::Result<bool> {
+        let broken_off = matches!(self.phase, Phase::Restoring { until: Some(_), .. });
+        Ok(broken_off && children::reap()?.1)
+    }
+
     /// Does what time has made due.
     fn advance(&mut self) -> io::Result<()> {
         let now = Instant::now();
-        if self.exit.is_none() && self.link.attempt(now) {
+        if self.exit.is_none() && !self.is_clearing_up()? && self.link.attempt(now) {
             self.register();
         }
         if let Some(terminal) = self.face.terminal()

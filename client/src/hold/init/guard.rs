@@ -40,8 +40,8 @@ impl Guard {
         self.descriptors.clear();
     }
 
-    /// The daemon has gone. `true`: the tree cannot go on.
-    pub(super) const fn daemon_lost(&mut self) -> bool {
+    /// The daemon has gone, or says that memory cannot be had. `true`: the tree cannot go on.
+    pub(super) const fn give_up(&mut self) -> bool {
         self.broken |= self.loading;
         self.loading
     }
