@@ -142,10 +142,13 @@ async fn end(mut child: Child) -> Result<(), CaptureError> {
             message: format!("not done after {END_TIMEOUT:?}"),
         })?
         .map_err(system("wait for the step that moves the workload's files"))?;
+    let message = message.trim();
     if status.success() {
+        for warning in message.lines() {
+            tracing::warn!(warning, "the workload's files");
+        }
         return Ok(());
     }
-    let message = message.trim();
     let message = if message.is_empty() {
         status.to_string()
     } else {

@@ -58,19 +58,20 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
         Err(error) => {
             let reason = chain(&error);
             tracing::error!(workload = %workload.name, error = reason, "the load failed");
+            // The hold first: it must not take the end for the workload's own.
+            let failed = hold::Failed {
+                reason: reason.clone(),
+                may_start: false,
+            };
+            workload
+                .tell_hold(Message::Failed(failed), Vec::new())
+                .await;
             tree::kill(pid);
             settle(context, workload, HeadState::Evacuated).await;
             workload.publish("the load failed; the tree was killed", |view| {
                 view.phase = Phase::Ended;
                 view.last_error.clone_from(&reason);
             });
-            let failed = hold::Failed {
-                reason,
-                may_start: false,
-            };
-            workload
-                .tell_hold(Message::Failed(failed), Vec::new())
-                .await;
             if let Err(alive) = running.server.abort() {
                 tracing::error!(error = chain(&alive), "a process of a failed load lives");
             }

@@ -146,9 +146,18 @@ fn deadline(budget: Option<v1::Budget>) -> Result<Deadline, Status> {
     let within = budget
         .within
         .ok_or_else(|| Status::invalid_argument("the budget is empty"))?;
-    let within = Duration::try_from(within)
-        .map_err(|error| Status::invalid_argument(format!("the budget: {error}")))?;
-    Ok(Deadline::within(within))
+    // Not by prost's conversion, which panics on some values.
+    let seconds = u64::try_from(within.seconds);
+    let nanos = u32::try_from(within.nanos);
+    match (seconds, nanos) {
+        (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => {
+            Ok(Deadline::within(Duration::new(seconds, nanos)))
+        }
+        _ => Err(Status::invalid_argument(format!(
+            "the budget of {} s and {} ns is none",
+            within.seconds, within.nanos
+        ))),
+    }
 }
 
 #[tonic::async_trait]
