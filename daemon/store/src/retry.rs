@@ -132,7 +132,7 @@ impl Retrying {
             self.counts.timeouts.fetch_add(1, Ordering::Relaxed);
             turns.timeouts += 1;
         }
-        turns.last = Some(error);
+        turns.remember(error);
         sleep(pause).await;
     }
 

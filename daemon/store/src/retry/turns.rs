@@ -71,6 +71,15 @@ impl Turns {
         self.call.left().map_or(pause, |left| pause.min(left / 4))
     }
 
+    /// Keeps the failure that is told at the end: the last one that says more than that there was
+    /// no time left for it.
+    pub(super) fn remember(&mut self, error: StoreError) {
+        let says_more = |error: &StoreError| error.kind() != ErrorKind::Deadline;
+        if says_more(&error) || !self.last.as_ref().is_some_and(says_more) {
+            self.last = Some(error);
+        }
+    }
+
     pub(super) fn give_up(self, subject: impl std::fmt::Display) -> StoreError {
         let kind = match &self.last {
             Some(last) if self.attempts >= ATTEMPTS_MAX => last.kind(),
