@@ -21,6 +21,17 @@ pub enum IdError {
     Pack(String),
 }
 
+/// Most characters of a refused text that an error repeats: it may have come from anywhere.
+const REPEATED_MAX: usize = 80;
+
+/// The text, or its beginning if it is long.
+fn beginning(text: &str) -> String {
+    match text.char_indices().nth(REPEATED_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// A workload's stable name. It is part of object keys, of paths and of log lines, so it is narrow.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkloadName(String);
@@ -63,7 +74,7 @@ impl FromStr for WorkloadName {
         if fits {
             Ok(Self(text.to_owned()))
         } else {
-            Err(IdError::Workload(text.to_owned()))
+            Err(IdError::Workload(beginning(text)))
         }
     }
 }
@@ -94,7 +105,7 @@ impl FromStr for CheckpointId {
     fn from_str(text: &str) -> Result<Self, IdError> {
         Uuid::try_parse(text)
             .map(Self)
-            .map_err(|_| IdError::Checkpoint(text.to_owned()))
+            .map_err(|_| IdError::Checkpoint(beginning(text)))
     }
 }
 
@@ -117,7 +128,7 @@ impl TryFrom<&[u8]> for PackId {
         bytes
             .try_into()
             .map(Self)
-            .map_err(|_| IdError::Pack(hex::encode(bytes)))
+            .map_err(|_| IdError::Pack(beginning(&hex::encode(bytes))))
     }
 }
 
