@@ -3,6 +3,11 @@
 //! Needs root, the CRIU bundle, and what `deploy/setup.sh --tests` installs; `deploy/test.sh` starts
 //! the S3 server and sets the variables. A test whose needs are not met fails and says so.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

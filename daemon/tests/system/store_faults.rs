@@ -193,7 +193,7 @@ fn the_store_is_away_when_the_daemon_comes_back() {
     };
     let mut a = Node::start_with("a", &store, options);
     let b = Node::start("b", &store);
-    let mut hold = Hold::start(&a, "w", &[&counter()]);
+    let hold = Hold::start(&a, "w", &[&counter()]);
     hold.wait_for_lines(3, SOON);
     proxy.set(Door::Refuses);
     a.revive(&store);

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read, Write as _},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Stdio},
     sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use super::{Node, eventually, node::program};
 pub(crate) struct HoldOptions<'a> {
     /// More arguments for `lifeboat run`.
     pub arguments: &'a [&'a str],
-    /// Another user to run as.
+    /// Another user to run as: a name, or a number.
     pub user: Option<&'a str>,
     /// Give it standard input.
     pub stdin: bool,
@@ -32,7 +32,10 @@ pub(crate) struct Hold {
 
 /// Lines that a reader collects.
 #[derive(Clone, Debug, Default)]
-struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+struct Lines(Arc<(Mutex<Collected>, Condvar)>);
+
+/// The lines, and whether these are all.
+type Collected = (Vec<String>, bool);
 
 impl Lines {
     fn collect(source: impl Read + Send + 'static) -> Self {
@@ -95,14 +98,7 @@ impl Hold {
         options: &HoldOptions<'_>,
         argv: &[&str],
     ) -> Self {
-        let mut command = match options.user {
-            Some(user) => {
-                let mut command = Command::new("runuser");
-                command.args(["-u", user, "--"]).arg(program("lifeboat"));
-                command
-            }
-            None => Command::new(program("lifeboat")),
-        };
+        let mut command = super::node::as_user(options.user, &program("lifeboat"));
         command.arg("--socket").arg(node.socket());
         command
             .args(["run", "--workload", workload])
@@ -173,12 +169,6 @@ impl Hold {
             .unwrap();
     }
 
-    /// Sends a signal to it.
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
     /// Waits for its end; returns its status and all its lines.
     #[track_caller]
     pub(crate) fn wait_for_end(&mut self, limit: Duration) -> (i32, Vec<String>) {
@@ -192,11 +182,6 @@ impl Hold {
     pub(crate) fn ended(&mut self) -> Option<i32> {
         let status = self.child.try_wait().unwrap()?;
         Some(status.code().unwrap_or(-1))
-    }
-
-    /// PID of the front half.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     #[track_caller]

@@ -135,11 +135,6 @@ impl Node {
         self.folder.path()
     }
 
-    /// PID of the daemon.
-    pub(crate) fn pid(&self) -> u32 {
-        self.daemon.as_ref().expect("the daemon runs").id()
-    }
-
     /// Whether the daemon runs.
     pub(crate) fn is_running(&mut self) -> bool {
         self.daemon
@@ -170,10 +165,16 @@ impl Node {
 
     /// Runs the command line against this node.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(program("lifeboat"))
+        self.run_as(None, arguments)
+    }
+
+    /// Runs the command line against this node as another user.
+    pub(crate) fn run_as(&self, user: Option<&str>, arguments: &[&str]) -> Output {
+        as_user(user, &program("lifeboat"))
             .arg("--socket")
             .arg(self.socket())
             .args(arguments)
+            .current_dir("/")
             .stdin(Stdio::null())
             .output()
             .unwrap()
@@ -228,28 +229,31 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        let mut stopped = true;
         if let Some(mut daemon) = self.daemon.take() {
             let pid = i32::try_from(daemon.id())
                 .ok()
                 .and_then(rustix::process::Pid::from_raw);
             if let Some(pid) = pid {
-                drop(rustix::process::kill_process(
-                    pid,
-                    rustix::process::Signal::TERM,
-                ));
+                let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 eventually("the daemon stops", STOP_LIMIT, || {
                     daemon.try_wait().unwrap()
                 })
             }));
-            if ended.is_err() {
+            stopped = ended.is_ok();
+            if !stopped {
                 drop(daemon.kill());
                 drop(daemon.wait());
             }
         }
         if std::thread::panicking() {
             eprintln!("--- log of node {} ---\n{}", self.name, self.log());
+        } else {
+            // Whatever the test was about.
+            assert!(stopped, "it did not stop when asked to\n{}", self.log());
+            assert!(!self.log().contains("panicked"), "{}", self.log());
         }
     }
 }
@@ -270,6 +274,24 @@ pub(super) fn program(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// A command that runs `program` as another user: a name, or a number that need not have one.
+pub(super) fn as_user(user: Option<&str>, program: &Path) -> Command {
+    match user {
+        None => Command::new(program),
+        Some(number) if number.parse::<u32>().is_ok() => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", number, "--regid", number, "--clear-groups", "--"]);
+            command.arg(program);
+            command
+        }
+        Some(name) => {
+            let mut command = Command::new("runuser");
+            command.args(["-u", name, "--"]).arg(program);
+            command
+        }
+    }
 }
 
 /// Lets every user in: the users of a test's workloads are not the test's own.

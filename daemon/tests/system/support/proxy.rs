@@ -125,8 +125,8 @@ fn serve(door: Door, client: TcpStream, server: &str, connections: &Mutex<Vec<Tc
     let _ended = match door {
         Door::Open | Door::Refuses => forward(client, server, connections),
         Door::Busy => be_busy(client),
-        Door::Resets => reset(client),
-        Door::Hangs => hang(client),
+        Door::Resets => reset(&client),
+        Door::Hangs => hang(&client),
     };
 }
 
@@ -176,15 +176,12 @@ fn be_busy(client: TcpStream) -> std::io::Result<()> {
     }
 }
 
-fn reset(client: TcpStream) -> std::io::Result<()> {
-    std::io::copy(
-        &mut (&client).take(BYTES_BEFORE_RESET),
-        &mut std::io::sink(),
-    )?;
+fn reset(client: &TcpStream) -> std::io::Result<()> {
+    std::io::copy(&mut client.take(BYTES_BEFORE_RESET), &mut std::io::sink())?;
     // Closed with bytes unread, or at once: the peer sees a reset.
-    set_socket_linger(&client, Some(Duration::ZERO)).map_err(Into::into)
+    set_socket_linger(client, Some(Duration::ZERO)).map_err(Into::into)
 }
 
-fn hang(client: TcpStream) -> std::io::Result<()> {
-    std::io::copy(&mut &client, &mut std::io::sink()).map(drop)
+fn hang(client: &TcpStream) -> std::io::Result<()> {
+    std::io::copy(&mut &*client, &mut std::io::sink()).map(drop)
 }
