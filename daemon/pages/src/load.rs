@@ -114,6 +114,11 @@ impl Load {
         self.outcome.borrow().is_some() || self.finished.load(Relaxed)
     }
 
+    /// Whether everything is in.
+    pub(crate) fn is_complete(&self) -> bool {
+        matches!(&*self.outcome.borrow(), Some(Ok(_)))
+    }
+
     /// Ends the load, if it has not ended. Processes that miss pages block from now on.
     pub(crate) fn fail(&self, error: LoadError) {
         let first = self.outcome.send_if_modified(|outcome| {

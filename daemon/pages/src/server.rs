@@ -4,10 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{IntoRawFd, OwnedFd},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     thread::JoinHandle,
 };
 
@@ -27,14 +24,12 @@ use crate::{
 
 /// Serves the memory of one restored process tree.
 ///
-/// Dropping it before [`PageServer::finish`] or [`PageServer::abort`] ends its threads, and leaves
-/// the descriptors open for ever: processes that block are better than processes that see zeros.
+/// Dropping it while its load is not complete ends its threads, and leaves the descriptors of
+/// processes that live open for ever: processes that block are better than processes that see zeros.
 #[derive(Debug)]
 pub struct PageServer {
     load: Arc<Load>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Whether the descriptors may be closed at the end.
-    closing: AtomicBool,
 }
 
 /// Prefetch is paused while this lives.
@@ -85,7 +80,6 @@ impl PageServer {
         let server = Self {
             load: Arc::clone(&load),
             threads: Mutex::default(),
-            closing: AtomicBool::new(false),
         };
         server.spawn("lb-faults", faults::run)?;
         for _ in 0..load.options.installers.max(1) {
@@ -216,41 +210,37 @@ impl PageServer {
             .collect()
     }
 
-    /// Gives a load up whose processes are dead.
+    /// Gives a load up whose processes are dead, and closes the descriptors. A load that is complete
+    /// may be given up any time.
     ///
     /// # Errors
-    /// One lives: nothing was closed, faults still block; kill it and call again.
+    /// One lives: nothing was closed, faults block; kill it and call again.
     pub fn abort(&self) -> Result<(), StillAlive> {
         self.load.fail(LoadError::Aborted);
-        let alive = self
-            .load
-            .all()
-            .into_iter()
-            .find(|process| process.health() != Health::Gone);
-        if let Some(process) = alive {
-            return Err(StillAlive {
-                process: process.id.to_string(),
-            });
+        if !self.load.is_complete() {
+            // What is under way in a thread keeps a dead process's memory alive.
+            self.end_threads();
+            let mut all = self.load.all().into_iter();
+            if let Some(process) = all.find(|process| process.health() != Health::Gone) {
+                return Err(StillAlive {
+                    process: process.id.to_string(),
+                });
+            }
         }
-        self.closing.store(true, Relaxed);
+        self.close();
         Ok(())
     }
 
-    /// Ends the service of a completed load and closes the descriptors. Without effect on them if
-    /// the load is not complete: see [`PageServer`].
-    pub fn finish(self) {
-        let complete = matches!(&*self.load.outcome.borrow(), Some(Ok(_)));
-        self.closing.store(complete, Relaxed);
+    /// Ends the service of a completed load and closes the descriptors. Without effect while the
+    /// load is not complete: see [`PageServer`].
+    pub fn finish(&self) {
+        if self.load.is_complete() {
+            self.close();
+        }
     }
-}
 
-/// How often [`PageServer::pause`] looks.
-const PAUSE_POLL: std::time::Duration = std::time::Duration::from_millis(2);
-
-impl Drop for PageServer {
-    fn drop(&mut self) {
+    fn end_threads(&self) {
         self.load.finished.store(true, Relaxed);
-        self.load.fail(LoadError::Aborted);
         self.load.ready.close();
         self.load.fetcher.notify_one();
         self.load.ring();
@@ -259,18 +249,37 @@ impl Drop for PageServer {
                 tracing::error!("a thread of the page-fault server has panicked");
             }
         }
+    }
+
+    fn close(&self) {
+        self.end_threads();
         let processes = std::mem::take(&mut *lock(&self.load.processes));
         for process in processes.into_values() {
             if let Err(error) = epoll::delete(&self.load.epoll, &process.uffd) {
                 tracing::debug!(process = %process.id, %error, "not in the set of descriptors");
             }
-            if !self.closing.load(Relaxed) && process.health() != Health::Gone {
-                tracing::error!(process = %process.id, "left to block: not all of its memory is in");
-                if let Ok(duplicate) = process.uffd.try_clone() {
-                    let _left_open = OwnedFd::from(duplicate).into_raw_fd();
+        }
+    }
+}
+
+/// How often [`PageServer::pause`] looks.
+const PAUSE_POLL: std::time::Duration = std::time::Duration::from_millis(2);
+
+impl Drop for PageServer {
+    fn drop(&mut self) {
+        self.load.fail(LoadError::Aborted);
+        self.end_threads();
+        if !self.load.is_complete() {
+            for process in self.load.all() {
+                if process.health() != Health::Gone {
+                    tracing::error!(process = %process.id, "left to block: memory is missing");
+                    if let Ok(duplicate) = process.uffd.try_clone() {
+                        let _left_open = OwnedFd::from(duplicate).into_raw_fd();
+                    }
                 }
             }
         }
+        self.close();
     }
 }
 
