@@ -58,9 +58,14 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
         Err(error) => {
             let reason = chain(&error);
             tracing::error!(workload = %workload.name, error = reason, "the load failed");
-            // The hold first: it must not take the end for the workload's own.
+            // First of all: the end that follows must not be taken for the workload's own, neither
+            // here nor by the hold. The checkpoint would count as done with.
+            workload.publish("the load failed; the tree is killed", |view| {
+                view.phase = Phase::Ended;
+                view.last_error.clone_from(&reason);
+            });
             let failed = hold::Failed {
-                reason: reason.clone(),
+                reason,
                 may_start: false,
             };
             workload
@@ -68,10 +73,6 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
                 .await;
             tree::kill(pid);
             settle(context, workload, HeadState::Evacuated).await;
-            workload.publish("the load failed; the tree was killed", |view| {
-                view.phase = Phase::Ended;
-                view.last_error.clone_from(&reason);
-            });
             if let Err(alive) = running.server.abort() {
                 tracing::error!(error = chain(&alive), "a process of a failed load lives");
             }

@@ -16,7 +16,6 @@ pub mod images;
 pub mod load;
 pub mod open;
 pub mod rebuild;
-mod store_source;
 
 use std::{io, sync::Arc, time::Instant};
 

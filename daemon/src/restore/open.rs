@@ -8,10 +8,10 @@ use lifeboat_criu::{
     images::{AllowedCredentials, is_kept},
 };
 use lifeboat_format::{LatestManifest, Manifest, keys};
-use lifeboat_pages::{FrameSource, Urgency};
+use lifeboat_pages::{FrameSource, StoreSource, Urgency};
 use lifeboat_store::{Call, Key};
 
-use super::{RestoreError, store_source::StoreSource};
+use super::RestoreError;
 use crate::{
     daemon::Context,
     evacuate::files::FileAccess,
@@ -59,11 +59,14 @@ pub async fn open(
         return Err(RestoreError::Platform { reasons });
     }
     let manifest = Arc::new(manifest);
-    let source: Arc<dyn FrameSource> = Arc::new(StoreSource::new(
+    let source = StoreSource::new(
         Arc::clone(&context.store),
-        Arc::clone(&manifest),
-        Arc::clone(&context.seal),
-    ));
+        &manifest.packs,
+        manifest.frames.as_slice(),
+        (*context.seal).clone(),
+    );
+    let source = source.expect("keys of the format are keys of the store");
+    let source: Arc<dyn FrameSource> = Arc::new(source);
     let images = read_images(&manifest, &*source).await?;
     check_credentials(hold_pid, &images)?;
     Ok(Opened {

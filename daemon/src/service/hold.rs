@@ -272,9 +272,10 @@ async fn exited_by_itself(context: &Arc<Context>, workload: &SharedWorkload, exi
     if evacuated.is_none() {
         body.tree = None;
         let event = format!("ended with wait status {:#x}", exited.wait_status);
-        let loading = view.phase == Phase::Loading;
+        // One whose load has failed was killed, and its head is given back by who did it.
+        let failed = view.phase == Phase::Ended;
         workload.publish(event, |view| view.phase = Phase::Ended);
-        if !loading {
+        if !failed {
             load::settle(context, workload, HeadState::Finished).await;
         }
         context.registry.remove(workload);
