@@ -1,7 +1,12 @@
 //! Why tracking failed.
 
 use lifeboat_sys::{
-    maps::MapsError, pagemap::PagemapError, pidfd::PidfdError, remote::InjectError, uffd::UffdError,
+    maps::MapsError,
+    pagemap::PagemapError,
+    pidfd::{Pidfd, PidfdError},
+    remote::InjectError,
+    uffd::UffdError,
+    vm::VmError,
 };
 
 /// Why an address space could not be tracked, or not looked at.
@@ -16,6 +21,12 @@ pub enum TrackError {
     /// The process executed another program: what was known of its memory is void.
     #[error("process {pid} replaced its address space")]
     Replaced {
+        /// Number of the process.
+        pid: i32,
+    },
+    /// The process uses userfaultfd itself.
+    #[error("process {pid} uses userfaultfd itself")]
+    InUse {
         /// Number of the process.
         pid: i32,
     },
@@ -51,6 +62,14 @@ pub enum TrackError {
         /// Why.
         source: MapsError,
     },
+    /// The memory could not be opened.
+    #[error("open the memory of process {pid}")]
+    Memory {
+        /// Number of the process.
+        pid: i32,
+        /// Why.
+        source: VmError,
+    },
     /// The page table could not be looked at.
     #[error("look at the pages of process {pid}")]
     Pagemap {
@@ -67,4 +86,29 @@ impl TrackError {
     pub const fn is_gone(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::Replaced { .. })
     }
+
+    /// Trying again may help: the process is traced, or could not be stopped in time.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Inject { source, .. }
+                if source.is_traced_by_others() || matches!(source, InjectError::Deadline { .. })
+        )
+    }
+}
+
+/// Tells the end of a process from that of an address space.
+pub(crate) fn pagemap_error(process: &Pidfd, source: PagemapError) -> TrackError {
+    let pid = number(process);
+    match source {
+        PagemapError::Gone { .. } if process.is_alive() => TrackError::Replaced { pid },
+        PagemapError::Gone { .. } => TrackError::Gone { pid },
+        source => TrackError::Pagemap { pid, source },
+    }
+}
+
+/// Number of a process.
+pub(crate) fn number(process: &Pidfd) -> i32 {
+    process.pid().as_raw_nonzero().get()
 }

@@ -1,19 +1,22 @@
-//! Address spaces whose writes are not noted: all that they hold is dirty.
+//! Address spaces of which nothing is known: all that they hold is dirty.
 
 use std::time::Instant;
 
 use lifeboat_sys::{
-    maps::{self, MapsError},
-    pagemap::{Categories, Pagemap, PagemapError},
+    pagemap::{Categories, Pagemap},
     pidfd::Pidfd,
 };
 
-use crate::{Last, Round, Runs, error::TrackError, pages, select};
+use crate::{
+    Last, Round, Runs,
+    error::{TrackError, number, pagemap_error},
+    pages, select,
+};
 
 /// A round of nothing but what is left for the end.
 pub(crate) fn round(process: &Pidfd) -> Result<Round, TrackError> {
     let began = Instant::now();
-    let untracked = mappings(process)?;
+    let untracked: Runs = select::mappings(process)?.tracked.into_iter().collect();
     if !process.is_alive() {
         return Err(TrackError::Gone {
             pid: number(process),
@@ -30,18 +33,8 @@ pub(crate) fn round(process: &Pidfd) -> Result<Round, TrackError> {
 /// All that is there.
 pub(crate) fn last(process: &Pidfd) -> Result<Last, TrackError> {
     let began = Instant::now();
-    let pagemap = Pagemap::open(process.pid()).map_err(|source| pagemap_error(process, source))?;
-    let guard = pages::guard_category(&pagemap).map_err(|source| pagemap_error(process, source))?;
-    let mut present = Runs::new();
-    for mapping in mappings(process)?.as_slice() {
-        pagemap
-            .scan(*mapping, &pages::PRESENT.reporting(guard), |found| {
-                if !found.categories.intersects(Categories::GUARD) {
-                    present.insert(found.run);
-                }
-            })
-            .map_err(|source| pagemap_error(process, source))?;
-    }
+    let mappings = select::mappings(process)?.tracked.into_iter().collect();
+    let present = present(process, &mappings)?;
     Ok(Last {
         dirty: present.clone(),
         present,
@@ -49,24 +42,21 @@ pub(crate) fn last(process: &Pidfd) -> Result<Last, TrackError> {
     })
 }
 
-pub(crate) fn mappings(process: &Pidfd) -> Result<Runs, TrackError> {
-    let pid = number(process);
-    match maps::read(process.pid()) {
-        Ok(mappings) => Ok(select::tracked(&mappings).into_iter().collect()),
-        Err(MapsError::Gone { .. }) => Err(TrackError::Gone { pid }),
-        Err(source) => Err(TrackError::Maps { pid, source }),
+/// The pages that hold something.
+pub(crate) fn present(process: &Pidfd, mappings: &Runs) -> Result<Runs, TrackError> {
+    let fail = |source| pagemap_error(process, source);
+    let pagemap = Pagemap::open(process.pid()).map_err(fail)?;
+    let guard = pages::guard_category(&pagemap).map_err(fail)?;
+    let query = pages::PRESENT.reporting(guard);
+    let mut present = Vec::new();
+    for mapping in mappings.as_slice() {
+        pagemap
+            .scan(*mapping, &query, |found| {
+                if !found.categories.intersects(Categories::GUARD) {
+                    present.push(found.run);
+                }
+            })
+            .map_err(fail)?;
     }
-}
-
-pub(crate) fn pagemap_error(process: &Pidfd, source: PagemapError) -> TrackError {
-    let pid = number(process);
-    match source {
-        PagemapError::Gone { .. } if process.is_alive() => TrackError::Replaced { pid },
-        PagemapError::Gone { .. } => TrackError::Gone { pid },
-        source => TrackError::Pagemap { pid, source },
-    }
-}
-
-pub(crate) fn number(process: &Pidfd) -> i32 {
-    process.pid().as_raw_nonzero().get()
+    Ok(present.into_iter().collect())
 }

@@ -4,7 +4,12 @@
 
 mod error;
 mod everything;
+mod hashes;
+mod hazard;
+mod heat;
+mod member;
 mod options;
+mod pace;
 mod pages;
 mod round;
 mod runs;
@@ -13,9 +18,14 @@ mod space;
 mod tree;
 
 pub use error::TrackError;
+pub use hazard::{ASYNC_SETTLES, DESCRIPTORS_MAX, DIRECT_SETTLES, THREADS_MAX};
+pub use heat::{HOT_RUNS_MAX, RETRY_ROUNDS};
 pub use options::Options;
+pub use pace::{Budget, Cost, FAULT_COST};
 pub use round::{Last, Round};
 pub use runs::Runs;
 pub use select::is_tracked;
 pub use space::{ROUND_RUNS_MAX, Tracker};
-pub use tree::{Mode, SpaceId, SpaceLast, SpaceRound, TreeError, TreeRound, TreeTracker};
+pub use tree::{
+    ATTACHING_MAX, Mode, SpaceId, SpaceLast, SpaceRound, TreeError, TreeRound, TreeTracker,
+};

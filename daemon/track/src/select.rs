@@ -1,7 +1,12 @@
 //! Which mappings are tracked.
 
 use lifeboat_proto::units::PageRun;
-use lifeboat_sys::maps::Mapping;
+use lifeboat_sys::{
+    maps::{self, Mapping, MapsError},
+    pidfd::Pidfd,
+};
+
+use crate::error::{TrackError, number};
 
 /// Whether a mapping is tracked: private, anonymous, not executable, not the main stack.
 ///
@@ -14,8 +19,29 @@ pub fn is_tracked(mapping: &Mapping) -> bool {
         && !mapping.name.starts_with(b"[stack")
 }
 
-/// The tracked ones, one run for each mapping, so that each is of one mind about its registration.
-pub(crate) fn tracked(mappings: &[Mapping]) -> Vec<PageRun> {
-    let tracked = mappings.iter().filter(|mapping| is_tracked(mapping));
-    tracked.map(|mapping| mapping.run).collect()
+/// What is to be known of the mappings of a process.
+#[derive(Debug)]
+pub(crate) struct Mappings {
+    /// The tracked ones, ascending, one run for each: a mapping is registered as a whole or not at
+    /// all.
+    pub(crate) tracked: Vec<PageRun>,
+    /// Whether there is the ring of an asynchronous I/O context (`io_setup(2)`).
+    pub(crate) has_aio: bool,
+}
+
+/// Reads the mappings of a process.
+pub(crate) fn mappings(process: &Pidfd) -> Result<Mappings, TrackError> {
+    let pid = number(process);
+    let all = maps::read(process.pid()).map_err(|source| match source {
+        MapsError::Gone { .. } => TrackError::Gone { pid },
+        source => TrackError::Maps { pid, source },
+    })?;
+    Ok(Mappings {
+        tracked: all
+            .iter()
+            .filter(|one| is_tracked(one))
+            .map(|one| one.run)
+            .collect(),
+        has_aio: all.iter().any(|one| one.name.starts_with(b"/[aio]")),
+    })
 }

@@ -20,19 +20,19 @@ use std::time::Instant;
 
 use lifeboat_proto::units::{PageIndex, PageRun};
 use lifeboat_sys::{
-    maps::{self, MapsError},
-    pagemap::{Categories, Pagemap, PagemapError},
+    pagemap::{Categories, Pagemap, PagemapError, Region},
     pidfd::Pidfd,
     remote::{self, InjectError},
     uffd::{Features, Modes, Uffd},
 };
 
 use crate::{
-    Last, Round, Runs,
-    error::TrackError,
-    everything::{number, pagemap_error},
+    Last, Options, Round, Runs,
+    error::{TrackError, number, pagemap_error},
+    hazard::{Descriptors, Hazard, Unsettled},
+    heat::Heat,
     pages::{self, NOWHERE, PRESENT, PROTECTED},
-    select,
+    select::{self, Mappings},
 };
 
 /// Most runs that a round reports, but for those of the mapping that it ends with.
@@ -47,14 +47,19 @@ pub struct Tracker {
     process: Pidfd,
     pagemap: Pagemap,
     uffd: Uffd,
-    followed: Runs,
-    /// Where a round goes on that found too much.
-    resume: PageIndex,
     /// Whether the kernel tells guard pages apart (6.15).
     guard: Categories,
+    followed: Runs,
+    heat: Heat,
+    /// What was given back.
+    again: Runs,
+    unsettled: Unsettled,
+    /// Where a round goes on that found too much.
+    resume: PageIndex,
+    has_userfaultfd: bool,
 }
 
-/// How a mapping took to be scanned.
+/// How a look at a mapping ended.
 enum Outcome {
     Followed,
     Untracked,
@@ -64,15 +69,19 @@ impl Tracker {
     /// Begins to track the memory that `process` has now. Its first round reports everything.
     ///
     /// # Errors
-    /// [`TrackError`], soon after `deadline` at the latest. The process is as before.
-    pub fn attach(process: &Pidfd, deadline: Instant) -> Result<Self, TrackError> {
+    /// [`TrackError`], soon after the time for it at the latest. The process is as before.
+    pub fn attach(process: &Pidfd, options: Options) -> Result<Self, TrackError> {
         let pid = number(process);
         let process = process
             .try_clone()
             .map_err(|source| TrackError::Process { pid, source })?;
+        if Descriptors::of(&process).userfaultfd {
+            return Err(TrackError::InUse { pid });
+        }
         // Before the injection: if the program is replaced in between, this is void, and says so.
         let pagemap =
             Pagemap::open(process.pid()).map_err(|source| pagemap_error(&process, source))?;
+        let deadline = Instant::now() + options.attach_timeout;
         let uffd =
             remote::inject_userfaultfd(&process, deadline).map_err(|source| match source {
                 InjectError::Gone { .. } => TrackError::Gone { pid },
@@ -86,9 +95,13 @@ impl Tracker {
             process,
             pagemap,
             uffd,
-            followed: Runs::new(),
-            resume: PageIndex(0),
             guard,
+            followed: Runs::new(),
+            heat: Heat::new(options.hot_after),
+            again: Runs::new(),
+            unsettled: Unsettled::default(),
+            resume: PageIndex(0),
+            has_userfaultfd: false,
         })
     }
 
@@ -98,6 +111,13 @@ impl Tracker {
         number(&self.process)
     }
 
+    /// Whether the last round found that the process has a userfaultfd of its own: it cannot use it
+    /// on memory that is tracked.
+    #[must_use]
+    pub const fn has_userfaultfd(&self) -> bool {
+        self.has_userfaultfd
+    }
+
     /// Looks what was written since the last round.
     ///
     /// # Errors
@@ -105,31 +125,33 @@ impl Tracker {
     /// to be clean otherwise.
     pub fn round(&mut self) -> Result<Round, TrackError> {
         let began = Instant::now();
-        let mappings = self.mappings()?;
-        let now: Runs = mappings.iter().copied().collect();
+        let Mappings { tracked, has_aio } = select::mappings(&self.process)?;
+        let now: Runs = tracked.iter().copied().collect();
         let mut round = Round {
             gone: self.followed.minus(&now),
             tracked_pages: now.pages(),
             ..Round::default()
         };
         self.followed = self.followed.and(&now);
-        let first = mappings.partition_point(|mapping| mapping.end() <= self.resume);
-        self.resume = PageIndex(0);
-        let mut dirty = Vec::new();
-        for mapping in mappings[first..].iter().chain(&mappings[..first]) {
-            if dirty.len() >= ROUND_RUNS_MAX {
-                self.resume = mapping.start;
-                round.is_partial = true;
-                break;
-            }
-            if let Outcome::Untracked = self.look(*mapping, &mut dirty)? {
-                round.untracked.insert(*mapping);
-            }
-        }
+        self.heat.forget(&round.gone);
+        let hot = self.heat.begin();
+        round.hot_pages = hot.and(&now).pages();
+        self.look_at_all(&tracked, &hot, &mut round)?;
+        round
+            .dirty
+            .as_slice()
+            .iter()
+            .for_each(|run| self.heat.see(*run));
+        self.heat.end();
         self.check_alive()?;
-        round.dirty = dirty.into_iter().collect();
+        self.mind_hazards(has_aio, now, &mut round)?;
         round.took = began.elapsed();
         Ok(round)
+    }
+
+    /// Pages that were reported, and could not be captured: they are dirty again.
+    pub fn again(&mut self, runs: &Runs) {
+        self.again = self.again.or(runs);
     }
 
     /// Looks what the memory of a process consists of that does not run (stopped, frozen, or traced
@@ -139,36 +161,100 @@ impl Tracker {
     /// [`TrackError`].
     pub fn last(&self) -> Result<Last, TrackError> {
         let began = Instant::now();
-        let mut last = Last::default();
-        let known = Categories::WRITTEN | Categories::WPALLOWED;
-        let query = PRESENT.reporting(known | self.guard);
-        for mapping in self.mappings()? {
-            let (mut present, mut dirty) = (Vec::new(), Vec::new());
-            self.pagemap
-                .scan(mapping, &query, |found| {
-                    if found.categories.intersects(Categories::GUARD) {
-                        return;
-                    }
-                    present.push(found.run);
-                    if found.categories.contains(Categories::WPALLOWED)
-                        && !found.categories.contains(Categories::WRITTEN)
-                    {
-                        dirty.extend(self.followed.missing(found.run));
-                    } else {
-                        dirty.push(found.run);
-                    }
-                })
-                .map_err(|source| self.pagemap_error(source))?;
-            last.present.extend(present);
-            last.dirty.extend(dirty);
+        let Mappings { tracked, has_aio } = select::mappings(&self.process)?;
+        let (mut present, mut dirty) = (Vec::new(), Vec::new());
+        let query = PRESENT.reporting(Categories::WRITTEN | Categories::WPALLOWED | self.guard);
+        for mapping in tracked {
+            let found = |found: Region| {
+                let has = |category| found.categories.contains(category);
+                if self.guard != Categories::NONE && has(self.guard) {
+                    return;
+                }
+                present.push(found.run);
+                if has(Categories::WPALLOWED) && !has(Categories::WRITTEN) {
+                    dirty.extend(self.followed.missing(found.run));
+                } else {
+                    dirty.push(found.run);
+                }
+            };
+            let scanned = self.pagemap.scan(mapping, &query, found);
+            scanned.map_err(|source| self.pagemap_error(source))?;
         }
         self.check_alive()?;
-        last.took = began.elapsed();
-        Ok(last)
+        let (present, dirty): (Runs, Runs) =
+            (present.into_iter().collect(), dirty.into_iter().collect());
+        let unknown = match Hazard::of(&self.process, Descriptors::of(&self.process), has_aio) {
+            Hazard::Pinned => present.clone(),
+            _ => self.again.or(&self.unsettled.all()).and(&present),
+        };
+        Ok(Last {
+            dirty: dirty.or(&unknown),
+            present,
+            took: began.elapsed(),
+        })
+    }
+
+    /// Looks at the mappings, from where the last round had to stop.
+    fn look_at_all(
+        &mut self,
+        mappings: &[PageRun],
+        hot: &Runs,
+        round: &mut Round,
+    ) -> Result<(), TrackError> {
+        let first = mappings.partition_point(|mapping| mapping.end() <= self.resume);
+        self.resume = PageIndex(0);
+        let mut dirty = Vec::new();
+        for mapping in mappings[first..].iter().chain(&mappings[..first]) {
+            if dirty.len() >= ROUND_RUNS_MAX {
+                self.resume = mapping.start;
+                round.is_partial = true;
+                break;
+            }
+            if let Outcome::Untracked = self.look(*mapping, hot, &mut dirty)? {
+                round.untracked.insert(*mapping);
+            }
+        }
+        round.dirty = dirty.into_iter().collect();
+        Ok(())
+    }
+
+    /// After the scans: what may have been written past them, and what was given back.
+    fn mind_hazards(
+        &mut self,
+        has_aio: bool,
+        now: Runs,
+        round: &mut Round,
+    ) -> Result<(), TrackError> {
+        let descriptors = Descriptors::of(&self.process);
+        self.has_userfaultfd = descriptors.userfaultfd;
+        let hazard = Hazard::of(&self.process, descriptors, has_aio);
+        if hazard == Hazard::Pinned {
+            self.followed = Runs::new();
+            round.dirty = Runs::new();
+            round.untracked = now;
+            return Ok(());
+        }
+        let at = Instant::now();
+        let settled = self.unsettled.settle(&self.process, at);
+        self.unsettled.add(hazard, at, &round.dirty);
+        let again = std::mem::take(&mut self.again).or(&settled);
+        let mut present = Vec::new();
+        for run in again.and(&self.followed).minus(&round.dirty).as_slice() {
+            self.pagemap
+                .scan(*run, &PRESENT, |found| present.push(found.run))
+                .map_err(|source| self.pagemap_error(source))?;
+        }
+        round.dirty = round.dirty.or(&present.into_iter().collect());
+        Ok(())
     }
 
     /// Looks at one mapping.
-    fn look(&mut self, mapping: PageRun, dirty: &mut Vec<PageRun>) -> Result<Outcome, TrackError> {
+    fn look(
+        &mut self,
+        mapping: PageRun,
+        hot: &Runs,
+        dirty: &mut Vec<PageRun>,
+    ) -> Result<Outcome, TrackError> {
         let mut fresh: Vec<PageRun> = self.followed.missing(mapping).collect();
         for _ in 0..LOOKS_MAX {
             for part in &fresh {
@@ -181,7 +267,7 @@ impl Tracker {
             if !self.free(&fresh)? {
                 continue;
             }
-            match self.scan(mapping, dirty) {
+            match self.scan(mapping, hot, dirty) {
                 Ok(()) => {
                     self.followed.insert(mapping);
                     return Ok(Outcome::Followed);
@@ -222,23 +308,22 @@ impl Tracker {
         Ok(was_free)
     }
 
-    /// Reports what was written in a mapping, and protects it.
-    fn scan(&self, mapping: PageRun, dirty: &mut Vec<PageRun>) -> Result<(), PagemapError> {
+    /// Reports what was written in a mapping, but for what is hot, and protects it.
+    fn scan(
+        &self,
+        mapping: PageRun,
+        hot: &Runs,
+        dirty: &mut Vec<PageRun>,
+    ) -> Result<(), PagemapError> {
         let worthless = Categories::PFNZERO | self.guard;
-        self.pagemap.scan_and_protect(mapping, worthless, |found| {
-            if !found.categories.intersects(worthless) {
-                dirty.push(found.run);
-            }
-        })
-    }
-
-    fn mappings(&self) -> Result<Vec<PageRun>, TrackError> {
-        let pid = self.pid();
-        match maps::read(self.process.pid()) {
-            Ok(mappings) => Ok(select::tracked(&mappings)),
-            Err(MapsError::Gone { .. }) => Err(TrackError::Gone { pid }),
-            Err(source) => Err(TrackError::Maps { pid, source }),
+        for part in hot.missing(mapping) {
+            self.pagemap.scan_and_protect(part, worthless, |found| {
+                if !found.categories.intersects(worthless) {
+                    dirty.push(found.run);
+                }
+            })?;
         }
+        Ok(())
     }
 
     /// Whether the address space that is tracked is still that of the process.

@@ -6,10 +6,11 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, fs,
     time::{Duration, Instant},
 };
 
+use lifeboat_proto::units::PageRun;
 use lifeboat_sys::{
     kcmp,
     namespace::{self, NamespaceError, TreeProcess},
@@ -17,7 +18,10 @@ use lifeboat_sys::{
 };
 use rustix::process::Pid;
 
-use crate::{Last, Options, Round, Tracker, error::TrackError, everything};
+use crate::{Cost, Last, Options, Round, Runs, error::TrackError, member::Member};
+
+/// Time in a round after which no further process is begun to be tracked. It is in a later round.
+pub const ATTACHING_MAX: Duration = Duration::from_secs(2);
 
 /// Names an address space that was seen. Never used again for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +32,9 @@ pub struct SpaceId(pub u64);
 pub enum Mode {
     /// The kernel notes them (userfaultfd, write protection in asynchronous mode).
     WriteProtect,
+    /// Contents are compared with what was [captured](TreeTracker::captured): all memory is read in
+    /// every round.
+    Hash,
     /// They are not: all that it holds counts as dirty, and is left for the end.
     Everything,
 }
@@ -41,6 +48,8 @@ pub struct SpaceRound {
     pub pid: Pid,
     /// How it is tracked.
     pub mode: Mode,
+    /// Why not better.
+    pub why: Option<String>,
     /// What happened.
     pub round: Round,
 }
@@ -52,6 +61,8 @@ pub struct TreeRound {
     pub spaces: Vec<SpaceRound>,
     /// Those that are gone: all that was captured of them is void.
     pub ended: Vec<SpaceId>,
+    /// What the time since the round before cost the workload. In the first round, nothing.
+    pub cost: Cost,
     /// Time it took.
     pub took: Duration,
 }
@@ -107,14 +118,8 @@ pub struct TreeTracker {
     options: Options,
     members: BTreeMap<i32, Member>,
     next: u64,
-}
-
-/// A process with memory of its own.
-#[derive(Debug)]
-struct Member {
-    process: Pidfd,
-    space: SpaceId,
-    tracker: Option<Tracker>,
+    /// When the last round was, and what each process had used by then.
+    before: Option<(Instant, BTreeMap<SpaceId, Duration>)>,
 }
 
 impl TreeTracker {
@@ -126,6 +131,7 @@ impl TreeTracker {
             options,
             members: BTreeMap::new(),
             next: 1,
+            before: None,
         }
     }
 
@@ -142,11 +148,12 @@ impl TreeTracker {
             let Some(member) = self.member(process)? else {
                 continue;
             };
-            match member.round(options) {
+            match member.round(options, began.elapsed() < ATTACHING_MAX) {
                 Ok(round) => result.spaces.push(SpaceRound {
                     space: member.space,
                     pid: process.pid,
                     mode: member.mode(),
+                    why: member.why().map(str::to_owned),
                     round,
                 }),
                 // One that has executed another program is found in the next round.
@@ -157,6 +164,7 @@ impl TreeTracker {
                 }
             }
         }
+        result.cost = self.cost_until(began, &result.spaces);
         result.took = began.elapsed();
         Ok(result)
     }
@@ -198,6 +206,50 @@ impl TreeTracker {
         Ok(spaces)
     }
 
+    /// The content of a run of pages was captured: these bytes. Needed for address spaces in mode
+    /// [`Mode::Hash`], where it is what pages are compared with; others ignore it.
+    pub fn captured(&mut self, space: SpaceId, run: PageRun, bytes: &[u8]) {
+        if let Some(member) = self.by_space(space) {
+            member.captured(run, bytes);
+        }
+    }
+
+    /// Pages that were reported could not be captured, or what was captured is lost: they are dirty
+    /// again.
+    pub fn again(&mut self, space: SpaceId, runs: &Runs) {
+        if let Some(member) = self.by_space(space) {
+            member.again(runs);
+        }
+    }
+
+    fn by_space(&mut self, space: SpaceId) -> Option<&mut Member> {
+        self.members
+            .values_mut()
+            .find(|member| member.space == space)
+    }
+
+    /// What was spent since the round before, and what for. Processes that have come since count
+    /// from their beginning on, those that have ended not at all.
+    fn cost_until(&mut self, now: Instant, spaces: &[SpaceRound]) -> Cost {
+        let used: BTreeMap<SpaceId, Duration> = spaces
+            .iter()
+            .map(|one| (one.space, processor_time(one.pid)))
+            .collect();
+        let before = self.before.replace((now, used.clone()));
+        let Some((then, before)) = before else {
+            return Cost::default();
+        };
+        let spent = used.iter().map(|(space, used)| {
+            used.saturating_sub(before.get(space).copied().unwrap_or_default())
+        });
+        let faulting = spaces.iter().filter(|one| one.mode == Mode::WriteProtect);
+        Cost {
+            interval: now.saturating_duration_since(then),
+            pages: faulting.map(|one| one.round.dirty.pages()).sum(),
+            used: spent.sum(),
+        }
+    }
+
     /// Lists the processes; forgets those that are gone.
     fn list(&mut self, ended: &mut Vec<SpaceId>) -> Result<Vec<TreeProcess>, TreeError> {
         let tree =
@@ -232,48 +284,9 @@ impl TreeTracker {
             }
             let space = SpaceId(self.next);
             self.next += 1;
-            self.members.insert(
-                key,
-                Member {
-                    process: opened,
-                    space,
-                    tracker: None,
-                },
-            );
+            self.members.insert(key, Member::new(opened, space));
         }
         Ok(self.members.get_mut(&key))
-    }
-}
-
-impl Member {
-    fn mode(&self) -> Mode {
-        self.tracker
-            .as_ref()
-            .map_or(Mode::Everything, |_| Mode::WriteProtect)
-    }
-
-    fn round(&mut self, options: Options) -> Result<Round, TrackError> {
-        if self.tracker.is_none() {
-            match Tracker::attach(&self.process, Instant::now() + options.attach_timeout) {
-                Ok(tracker) => self.tracker = Some(tracker),
-                Err(error) if error.is_gone() => return Err(error),
-                Err(error) => {
-                    tracing::debug!(pid = number(self.process.pid()), ?error, "not tracked");
-                    return everything::round(&self.process);
-                }
-            }
-        }
-        match &mut self.tracker {
-            Some(tracker) => tracker.round(),
-            None => everything::round(&self.process),
-        }
-    }
-
-    fn last(&self) -> Result<Last, TrackError> {
-        match &self.tracker {
-            Some(tracker) => tracker.last(),
-            None => everything::last(&self.process),
-        }
     }
 }
 
@@ -288,6 +301,23 @@ fn borrows_memory(process: TreeProcess) -> bool {
     process
         .parent
         .is_some_and(|parent| kcmp::share_memory(process.pid, parent).unwrap_or(false))
+}
+
+/// Processor time that a process has used; nothing if it has ended.
+fn processor_time(pid: Pid) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", number(pid))).unwrap_or_default();
+    // After the name, which may hold anything: state is field 3; utime 14, stime 15.
+    let fields = stat
+        .rsplit_once(") ")
+        .map_or("", |(_, rest)| rest)
+        .split(' ');
+    let ticks: u64 = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    let a_second = rustix::param::clock_ticks_per_second().max(1);
+    Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / a_second))
 }
 
 fn number(pid: Pid) -> i32 {

@@ -3,11 +3,17 @@
 use std::time::Instant;
 
 use lifeboat_proto::units::PageRun;
-use lifeboat_track::{Last, Round, Runs, Tracker};
+use lifeboat_track::{Last, Options, Round, Runs, Tracker};
 
 use crate::{
     puppet::{Puppet, libc_flags as flags, part},
     target::PATIENCE,
+};
+
+pub(crate) const OPTIONS: Options = Options {
+    attach_timeout: PATIENCE,
+    hot_after: 3,
+    hashed_pages_max: 1 << 16,
 };
 
 /// A puppet with 32 written pages, which the tracker has seen.
@@ -22,7 +28,7 @@ fn followed() -> (Puppet, Tracker, PageRun) {
 }
 
 fn attach(puppet: &Puppet) -> Tracker {
-    Tracker::attach(&puppet.process, Instant::now() + PATIENCE).unwrap()
+    Tracker::attach(&puppet.process, OPTIONS).unwrap()
 }
 
 fn dirty_in(round: &Round, run: PageRun) -> Vec<PageRun> {

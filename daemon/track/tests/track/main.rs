@@ -11,3 +11,4 @@ mod puppet;
 mod reference;
 mod shadow;
 mod target;
+mod tree;

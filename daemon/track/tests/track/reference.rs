@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lifeboat_track::{Options, TreeTracker};
+use lifeboat_track::{Mode, Options, Runs, TreeTracker};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use crate::{
     shadow::{Compared, Shadow},
-    target::{Target, feature},
+    target::{PATIENCE, Target, feature},
 };
 
 /// Programs in the short form, half of them the same each time.
@@ -31,11 +31,30 @@ fn follow(seed: u64) -> Compared {
         random.random_range(0..=feature::ALL)
     };
     let mut target = Target::start(seed, random.random_range(1..=3), features);
-    let mut tracker = TreeTracker::new(target.root.try_clone().unwrap(), Options::default());
+    let options = Options {
+        attach_timeout: PATIENCE,
+        hot_after: random.random_range(0..=3),
+        ..Options::default()
+    };
+    let mut tracker = TreeTracker::new(target.root.try_clone().unwrap(), options);
     let mut shadow = Shadow::default();
     for _ in 0..random.random_range(1..12) {
         target.run_for(Duration::from_micros(random.random_range(0..4000)));
-        shadow.follow(&tracker.round().unwrap());
+        let mut round = tracker.round().unwrap();
+        for one in &mut round.spaces {
+            assert_ne!(one.mode, Mode::Everything, "{:?}", one.why);
+            // Some of it cannot be captured, for reasons of the capture's own.
+            let lost = one
+                .round
+                .dirty
+                .as_slice()
+                .iter()
+                .filter(|_| random.random_ratio(1, 16));
+            let lost: Runs = lost.copied().collect();
+            one.round.dirty = one.round.dirty.minus(&lost);
+            tracker.again(one.space, &lost);
+        }
+        shadow.follow(&round);
     }
     target.stop();
     let lasts = tracker.last().unwrap();
