@@ -22,6 +22,8 @@ pub(crate) struct Mapped {
     pub(crate) name: OsString,
     /// Whether some mapping of it is shared and writable.
     pub(crate) written: bool,
+    /// Whether some mapping of it is private.
+    pub(crate) private: bool,
     /// `START-END` of its first mapping, as /proc/PID/map_files names it.
     pub(crate) range: String,
 }
@@ -74,11 +76,13 @@ fn parse(bytes: &[u8]) -> Vec<Mapped> {
             found.push(Mapped {
                 name: unescape(name),
                 written: false,
+                private: false,
                 range,
             });
             found.len() - 1
         });
         found[place].written |= written;
+        found[place].private |= fields[1].contains(&b'p');
     }
     found
 }
@@ -137,5 +141,9 @@ mod tests {
             ]
         );
         assert_eq!(found[2].range, "7f0000002000-7f0000003000");
+        assert_eq!(
+            found.iter().map(|m| m.private).collect::<Vec<_>>(),
+            [true, true, false]
+        );
     }
 }

@@ -57,6 +57,17 @@ pub enum ProofError {
         #[source]
         source: CoverageError,
     },
+    /// Huge pages that could not be restored.
+    #[error(
+        "process {pid} (inside) has private huge pages (MAP_HUGETLB) at {page}, which cannot be \
+         restored: let the program use transparent huge pages, or shared ones"
+    )]
+    HugePages {
+        /// The process, inside.
+        pid: u32,
+        /// Where they begin.
+        page: PageIndex,
+    },
     /// A process has memory that nobody asked about.
     #[error("process {pid} (inside) was dumped without being captured")]
     Missed {
@@ -100,6 +111,13 @@ fn check_space(images: &ImageSet, space: &Space) -> Result<(), ProofError> {
         })
         .map_err(|source| ProofError::Pagemap { pid, source })?;
     let mut others = images.captured_by_criu(pid).map_err(ProofError::Images)?;
+    for mapping in mappings.iter().filter(|mapping| mapping.private_huge) {
+        let within = |run: &PageRun| run.start < mapping.run.end() && mapping.run.start < run.end();
+        if others.iter().any(within) {
+            let page = mapping.run.start;
+            return Err(ProofError::HugePages { pid, page });
+        }
+    }
     // What the kernel may drop at any time, CRIU leaves out.
     let droppable = mappings.iter().filter(|mapping| mapping.droppable);
     others.extend(droppable.map(|mapping| mapping.run));

@@ -52,6 +52,12 @@ fn mapping(process: &Process, mapped: &Mapped, findings: &mut Findings) {
              without it"
         );
         findings.fatal(Kind::Mapping, pid, detail);
+    } else if mapped.private && mapped.is_named("/anon_hugepage") {
+        let detail = format!(
+            "{shown} has private huge pages (MAP_HUGETLB), which cannot be restored: let the \
+             program use transparent huge pages, or shared ones"
+        );
+        findings.fatal(Kind::Mapping, pid, detail);
     } else if mapped.is_named("/SYSV") && shares_ipc_with_us(process).unwrap_or(false) {
         let detail = format!(
             "{shown} uses SysV shared memory ({name}) in the machine's own IPC namespace: start \

@@ -64,6 +64,9 @@ pub struct Mapping {
     pub lazy: bool,
     /// Whether the kernel may drop its pages at any time (`MAP_DROPPABLE`). CRIU does so.
     pub droppable: bool,
+    /// Whether it is private and of huge pages (`MAP_HUGETLB`). CRIU 4.2 seeks in the page file to
+    /// fill it, which a streamed image does not allow: with content, it cannot be restored.
+    pub private_huge: bool,
 }
 
 impl Vma {
@@ -100,6 +103,7 @@ pub(super) fn mappings(images: &ImageSet, pid: u32) -> Result<Vec<Mapping>, Imag
             advice: vma.madv.unwrap_or(0),
             lazy: vma.is_lazy(),
             droppable: vma.flags & MAP_DROPPABLE != 0,
+            private_huge: vma.flags & (MAP_PRIVATE | MAP_HUGETLB) == MAP_PRIVATE | MAP_HUGETLB,
         });
     }
     Ok(mappings)
