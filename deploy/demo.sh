@@ -120,7 +120,6 @@ if [ $PROFILE = debug ]; then
   quietly build deploy/install.sh --prefix "$BIN" --programs-only --debug
 else
   quietly build deploy/install.sh --prefix "$BIN" --programs-only
-  quietly bench cargo build --locked --release -p lifeboat-bench
 fi
 ! (exec 3<>/dev/tcp/127.0.0.1/$PORT) 2>/dev/null || fail "port $PORT is in use"
 

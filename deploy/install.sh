@@ -38,8 +38,8 @@ if [ $PROFILE = debug ]; then
   # Everything at once, as deploy/test.sh builds it: what is there already is used.
   as_caller cargo build --locked --workspace
 else
-  as_caller cargo build --locked --release -p lifeboatd
-  as_caller cargo build --locked --release -p lifeboat-preload --lib
+  # In one go, so that what they share is built once; lifeboat-bench is for deploy/demo.sh.
+  as_caller cargo build --locked --release -p lifeboatd -p lifeboat-preload -p lifeboat-bench
   # What runs in other root file systems must bring its libc along.
   as_caller cargo rustc --locked --release -p lifeboat-client --bin lifeboat -- -C target-feature=+crt-static
   as_caller cargo rustc --locked --release -p lifeboat-preload --bin lifeboat-hook -- -C target-feature=+crt-static
@@ -53,6 +53,8 @@ mkdir -p "$PREFIX"
 for f in lifeboatd lifeboat lifeboat-hook liblifeboat_preload.so; do
   # By rename: the old one may be running.
   install -m 755 "$OUT/$f" "$PREFIX/$f.new"
+  # Line numbers make up most of a release build; names of functions stay.
+  [ $PROFILE = debug ] || strip --strip-debug "$PREFIX/$f.new"
   mv -f "$PREFIX/$f.new" "$PREFIX/$f"
 done
 [ -n "$ALL" ] || exit 0
