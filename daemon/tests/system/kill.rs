@@ -200,7 +200,7 @@ fn restore_is_killed_while_memory_is_missing() {
     let (_, before) = first.wait_for_end(SOON);
     let options = NodeOptions {
         config: "lease = '3s'",
-        faults: "range.delay:700ms",
+        faults: "range.delay:250ms",
         ..NodeOptions::default()
     };
     let mut b = Node::start_with("b", &store, options);

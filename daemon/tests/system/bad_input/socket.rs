@@ -215,7 +215,7 @@ fn everything(all: bool, names: &[&str]) -> v1::EvacuateRequest {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn names_that_are_none_are_refused_by_the_daemon() {
     let store = TestStore::folder();
     let node = Node::start("a", &store);
@@ -249,7 +249,7 @@ async fn names_that_are_none_are_refused_by_the_daemon() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn budgets_that_are_none_are_refused() {
     let store = TestStore::folder();
     let node = Node::start("a", &store);
@@ -276,7 +276,7 @@ async fn budgets_that_are_none_are_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn checkpoints_that_are_none_are_refused() {
     let store = TestStore::folder();
     let node = Node::start("a", &store);
