@@ -100,7 +100,7 @@ impl<'a> Journey<'a> {
         let argv = self.argv(folder);
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
 
-        let mut first = self.hold(self.from, &argv);
+        let mut first = self.hold(self.from, folder, &argv);
         if let Err(status) = ready(&mut first) {
             let said = format!("{} {}", first.lines().join(" "), first.said());
             return if status == DID_NOT_START {
@@ -124,11 +124,14 @@ impl<'a> Journey<'a> {
         if status != EVACUATED {
             return Verdict::Failed(format!("first hold: status {status}: {}", first.said()));
         }
-        self.arrive(&argv)
+        if self.program.takes_its_files() {
+            fs::remove_dir_all(folder).unwrap();
+        }
+        self.arrive(folder, &argv)
     }
 
-    fn arrive(&self, argv: &[&str]) -> Verdict {
-        let mut second = self.hold(self.to, argv);
+    fn arrive(&self, folder: &Path, argv: &[&str]) -> Verdict {
+        let mut second = self.hold(self.to, folder, argv);
         let end = eventually("it is restored", SOON, || {
             let state = self.to.listed(&self.workload);
             let runs = state.is_some_and(|state| state["state"] == "running");
@@ -147,9 +150,14 @@ impl<'a> Journey<'a> {
         }
     }
 
-    fn hold(&self, node: &Node, argv: &[&str]) -> Hold {
+    fn hold(&self, node: &Node, folder: &Path, argv: &[&str]) -> Hold {
+        let folder = folder.display().to_string();
+        let mut arguments = vec!["--require-daemon", "--tcp", self.program.tcp()];
+        if self.program.takes_its_files() {
+            arguments.extend(["--preserve", &folder]);
+        }
         let options = HoldOptions {
-            arguments: &["--require-daemon", "--tcp", self.program.tcp()],
+            arguments: &arguments,
             stdin: true,
             ..HoldOptions::default()
         };

@@ -4,7 +4,7 @@
 //! Each program brings itself into a state that a checkpoint could damage (timers, signals, pipes,
 //! sockets in every phase, mappings, credentials, terminals, …) and checks it afterwards. It runs as
 //! a workload of one daemon, is evacuated, and goes on in a hold of another daemon; then it is asked
-//! for its verdict. What fails is run through plain CRIU, by `deploy/criu/zdtm.sh baseline`: only what
+//! for its verdict. Its files travel with it and are removed behind it. What fails is run through plain CRIU, by `deploy/criu/zdtm.sh baseline`: only what
 //! passes there counts.
 //!
 //! Usually a fixed selection of every kind runs, and a few more by chance; the seed is printed.

@@ -25,6 +25,21 @@ pub(crate) struct Program {
     options: Vec<String>,
 }
 
+/// Programs whose state belongs to the very files that they have: a copy elsewhere is another file.
+const BOUND_TO_FILES: &[(&str, &str)] = &[
+    ("static/console", "a device node"),
+    ("static/vt", "a device node"),
+    ("static/file_lease00", "a lease keeps others from reading"),
+    ("static/file_lease02", "a lease keeps others from reading"),
+    ("static/file_lease03", "a lease keeps others from reading"),
+    ("static/file_lease04", "a lease keeps others from reading"),
+    ("static/fanotify00", "compares inode numbers"),
+    ("static/unlink_fstat03", "compares inode numbers"),
+];
+
+/// Programs with memory that is refused before the commit.
+const PRIVATE_HUGE_PAGES: &[&str] = &["static/maps09", "static/maps10"];
+
 /// The script that fetches, lists and runs the programs.
 pub(crate) fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/criu/zdtm.sh")
@@ -125,7 +140,17 @@ impl Program {
         if self.options.iter().any(|word| word == "--manage-cgroups") {
             return Some("control groups are the new hold's, not the old one's");
         }
+        if PRIVATE_HUGE_PAGES.contains(&self.name()) {
+            return Some(
+                "private huge pages are refused before the commit, and named as a blocker",
+            );
+        }
         None
+    }
+
+    /// Whether its files travel with it: they are gone when it has left.
+    pub(crate) fn takes_its_files(&self) -> bool {
+        !BOUND_TO_FILES.iter().any(|(name, _)| *name == self.name)
     }
 
     /// Whether it listens somewhere.
