@@ -20,6 +20,9 @@ const PREFETCH_FETCHES_MAX: usize = 16;
 /// How soon the fetcher looks again when nobody tells it anything.
 const TICK: Duration = Duration::from_millis(50);
 
+/// The same while a fault waits for what is being fetched ahead of demand.
+const TICK_LATE: Duration = Duration::from_millis(5);
+
 /// Frames to be fetched with one request.
 #[derive(Debug)]
 struct Job {
@@ -50,10 +53,15 @@ pub(crate) async fn run(load: Arc<Load>) {
             fetcher.tasks.spawn(fetch(Arc::clone(&load), job));
             continue;
         }
+        let tick = if lock(&load.frames).is_late() {
+            TICK_LATE
+        } else {
+            TICK
+        };
         tokio::select! {
             () = load.fetcher.notified() => {}
             Some(done) = fetcher.tasks.join_next() => fetcher.ended(&load, done),
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(tick) => {}
         }
     }
 }
@@ -92,9 +100,17 @@ impl Fetcher {
 }
 
 fn next_demand(load: &Load) -> Option<Job> {
+    let patience = lock(&load.plan).patience();
     loop {
         let mut frames = lock(&load.frames);
-        let frame = frames.next_asked()?;
+        let Some(frame) = frames.next_asked() else {
+            let frame = frames.next_late(patience)?;
+            let permit = load.budget.take(load.bytes_of(frame), Urgency::Demand)?;
+            return Some(Job {
+                frames: vec![(frame, permit)],
+                urgency: Urgency::Demand,
+            });
+        };
         if !load.wants(frame, Urgency::Demand) {
             frames.dropped(frame);
             continue;

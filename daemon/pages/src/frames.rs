@@ -1,7 +1,10 @@
 //! What is known of each frame: asked for, being fetched, being installed. Many faults on one frame
 //! are one fetch, and a fault that comes while a frame is being installed is not lost.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 /// Where a frame is on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,18 +14,20 @@ enum Stage {
     Idle,
     /// A fault waits, and nobody fetches it.
     Asked,
-    /// Under way. `demand`: a fault waits.
-    Fetching { demand: bool },
+    /// Under way. `demand`: a fault waits. `twice`: two fetches are under way.
+    Fetching { demand: bool, twice: bool },
     /// Fetched, being installed. `again`: asked for meanwhile, perhaps where installers had already
     /// been.
     Installing { again: bool },
 }
 
-/// All frames of a load. The queue of demands is bounded by their number: each is in it once.
+/// All frames of a load. The queues are bounded by their number: each is in one of them once.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     stages: Vec<Stage>,
     asked: VecDeque<u32>,
+    /// Frames that a fault waits for since then, and that were being fetched ahead of demand.
+    late: VecDeque<(u32, Instant)>,
 }
 
 /// What asking for a frame means to the asker.
@@ -40,6 +45,7 @@ impl Frames {
         Self {
             stages: vec![Stage::Idle; len],
             asked: VecDeque::new(),
+            late: VecDeque::new(),
         }
     }
 
@@ -55,7 +61,11 @@ impl Frames {
                 return Asked::Queued;
             }
             Stage::Asked => return Asked::Queued,
-            Stage::Fetching { demand } => *demand = true,
+            Stage::Fetching { demand: true, .. } => {}
+            Stage::Fetching { demand, .. } => {
+                *demand = true;
+                self.late.push_back((frame, Instant::now()));
+            }
             Stage::Installing { again } => *again = true,
         }
         Asked::Coming
@@ -69,7 +79,10 @@ impl Frames {
     /// The next frame that a fault waits for, to be fetched now.
     pub(crate) fn next_asked(&mut self) -> Option<u32> {
         let frame = self.asked.pop_front()?;
-        *self.stages.get_mut(frame as usize)? = Stage::Fetching { demand: true };
+        *self.stages.get_mut(frame as usize)? = Stage::Fetching {
+            demand: true,
+            twice: false,
+        };
         Some(frame)
     }
 
@@ -89,18 +102,54 @@ impl Frames {
     /// A frame is fetched ahead of demand.
     pub(crate) fn prefetching(&mut self, frame: u32) {
         if let Some(stage) = self.stages.get_mut(frame as usize) {
-            *stage = Stage::Fetching { demand: false };
+            *stage = Stage::Fetching {
+                demand: false,
+                twice: false,
+            };
         }
     }
 
-    /// A frame has come. Whether a fault waits for it.
-    pub(crate) fn fetched(&mut self, frame: u32) -> bool {
-        let Some(stage) = self.stages.get_mut(frame as usize) else {
-            return false;
+    /// A frame that a fault waits for `longer` than this, to be fetched a second time: what was
+    /// fetched ahead of demand is part of a large request, which may be slow.
+    pub(crate) fn next_late(&mut self, longer: Duration) -> Option<u32> {
+        while let Some((frame, since)) = self.late.pop_front() {
+            let Some(stage) = self.stages.get_mut(frame as usize) else {
+                continue;
+            };
+            if *stage
+                != (Stage::Fetching {
+                    demand: true,
+                    twice: false,
+                })
+            {
+                continue;
+            }
+            if since.elapsed() < longer {
+                self.late.push_front((frame, since));
+                return None;
+            }
+            *stage = Stage::Fetching {
+                demand: true,
+                twice: true,
+            };
+            return Some(frame);
+        }
+        None
+    }
+
+    /// Whether a fault may have to wait too long for what is being fetched ahead of demand.
+    pub(crate) fn is_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// A frame has come. Whether a fault waits for it; `None`: it has come before.
+    pub(crate) fn fetched(&mut self, frame: u32) -> Option<bool> {
+        let stage = self.stages.get_mut(frame as usize)?;
+        let Stage::Fetching { demand, .. } = *stage else {
+            return None;
         };
-        let demand = matches!(stage, Stage::Fetching { demand: true });
         *stage = Stage::Installing { again: false };
-        demand
+        Some(demand)
     }
 
     /// An installer has been everywhere. Whether it must go again.
@@ -137,7 +186,7 @@ mod tests {
         assert_eq!(frames.next_asked(), Some(2));
         assert_eq!(frames.next_asked(), None);
         assert_eq!(frames.ask(2), Asked::Coming);
-        assert!(frames.fetched(2));
+        assert_eq!(frames.fetched(2), Some(true));
         assert!(!frames.installed(2));
         assert!(frames.is_idle(2));
     }
@@ -146,10 +195,23 @@ mod tests {
     fn a_fault_during_the_installation_is_not_lost() {
         let mut frames = Frames::new(4);
         frames.prefetching(1);
-        assert!(!frames.fetched(1));
+        assert_eq!(frames.fetched(1), Some(false));
         assert_eq!(frames.ask(1), Asked::Coming);
         assert!(frames.installed(1));
         assert!(!frames.installed(1));
         assert!(frames.is_idle(1));
+    }
+
+    #[test]
+    fn a_fault_does_not_wait_for_a_slow_prefetch_for_ever() {
+        let mut frames = Frames::new(4);
+        frames.prefetching(1);
+        assert_eq!(frames.ask(1), Asked::Coming);
+        assert_eq!(frames.next_late(Duration::from_secs(1000)), None);
+        assert!(frames.is_late());
+        assert_eq!(frames.next_late(Duration::ZERO), Some(1));
+        assert_eq!(frames.next_late(Duration::ZERO), None);
+        assert_eq!(frames.fetched(1), Some(true));
+        assert_eq!(frames.fetched(1), None);
     }
 }

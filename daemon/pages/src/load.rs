@@ -235,7 +235,9 @@ impl Load {
     pub(crate) fn came(&self, item: Item) {
         self.figures.frames_fetched.fetch_add(1, Relaxed);
         let demand = lock(&self.frames).fetched(item.frame);
-        self.ready.push(item, demand);
+        if let Some(demand) = demand {
+            self.ready.push(item, demand);
+        }
     }
 
     /// Figures up to now.

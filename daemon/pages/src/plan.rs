@@ -20,6 +20,9 @@ const SLOW_TIMES: u32 = 3;
 /// … and this much longer.
 const SLOW_BY: Duration = Duration::from_millis(5);
 
+/// How long a fault waits for prefetch while it is not known how long fetches take.
+const PATIENCE_UNKNOWN: Duration = Duration::from_millis(100);
+
 /// What the best time of a fetch is taken for grows by this part with each that took longer, so that
 /// a link that has become slower is noticed.
 const BEST_GROWS_BY: u32 = 64;
@@ -41,6 +44,8 @@ const NOWHERE: u32 = u32::MAX;
 pub(crate) struct Plan {
     /// Hot frames first, then all by address; each once.
     order: Vec<u32>,
+    /// How many of `order` are hot.
+    hot: usize,
     /// How many of `order` were taken.
     taken: usize,
     /// All frames by address.
@@ -48,6 +53,8 @@ pub(crate) struct Plan {
     /// The place of each frame in `by_address`.
     places: Vec<u32>,
     near: VecDeque<u32>,
+    /// What did not fit into the last request.
+    left_over: Option<u32>,
     window: u64,
     window_most: u64,
     /// What a fetch for a fault takes at best; none was seen yet.
@@ -76,18 +83,19 @@ impl Plan {
                 .flat_map(|range| layout.within(*range))
                 .map(|run| run.frame)
         });
-        for frame in hot.chain(by_address.iter().copied()) {
-            if !std::mem::replace(&mut seen[frame as usize], true) {
-                order.push(frame);
-            }
-        }
+        let mut first = |frame: &u32| !std::mem::replace(&mut seen[*frame as usize], true);
+        order.extend(hot.filter(&mut first));
+        let hot = order.len();
+        order.extend(by_address.iter().copied().filter(&mut first));
         let window = window_most;
         Self {
             order,
+            hot,
             taken: 0,
             by_address,
             places,
             near: VecDeque::new(),
+            left_over: None,
             window,
             window_most,
             best: None,
@@ -133,6 +141,13 @@ impl Plan {
         }
     }
 
+    /// How long a fault may wait for what is being fetched ahead of demand, before it is fetched on
+    /// its own.
+    pub(crate) fn patience(&self) -> Duration {
+        self.best
+            .map_or(PATIENCE_UNKNOWN, |best| best * 2 + SLOW_BY)
+    }
+
     /// Bytes have come, and nobody had to wait for them: more may be under way.
     pub(crate) fn undisturbed(&mut self, bytes: u64) {
         self.window = self.window.saturating_add(bytes).min(self.window_most);
@@ -153,7 +168,7 @@ impl Plan {
             }
             let size = bytes(frame);
             if total + size > room && !batch.is_empty() {
-                self.near.push_front(frame);
+                self.left_over = Some(frame);
                 break;
             }
             total += size;
@@ -163,7 +178,12 @@ impl Plan {
     }
 
     fn next_frame(&mut self) -> Option<u32> {
-        if let Some(frame) = self.near.pop_front() {
+        if let Some(frame) = self.left_over.take() {
+            return Some(frame);
+        }
+        if self.taken >= self.hot
+            && let Some(frame) = self.near.pop_front()
+        {
             return Some(frame);
         }
         let frame = *self.order.get(self.taken)?;
@@ -179,7 +199,7 @@ impl Plan {
 
     /// Whether all was fetched once.
     pub(crate) fn is_through(&self) -> bool {
-        self.near.is_empty() && self.taken == self.order.len()
+        self.near.is_empty() && self.left_over.is_none() && self.taken == self.order.len()
     }
 }
 
@@ -220,9 +240,10 @@ mod tests {
     #[test]
     fn neighbours_of_a_fault_come_before_the_rest() {
         let mut plan = plan();
-        plan.next(3 * 4096, |_| 4096, |_| true);
+        plan.next(2 * 4096, |_| 4096, |_| true);
         plan.faulted(20);
-        assert_eq!(plan.next(4 * 4096, |_| 4096, |_| true), [19, 18, 17, 16]);
+        // The last hot one, and what did not fit before.
+        assert_eq!(plan.next(4 * 4096, |_| 4096, |_| true), [30, 19, 18, 17]);
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lifeboat_pages::{Report, Urgency};
+use lifeboat_pages::{Options, Report, Urgency};
 use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
 use lifeboat_sys::uffd::{Install, Uffd};
 
 use crate::{
     source::MemorySource,
-    support::{begin, judge},
+    support::{begin, begin_with, judge},
     target::{BASE, LARGE, PATIENCE, Program},
 };
 
@@ -139,7 +139,7 @@ async fn faults_wait_little_longer_than_the_store() {
 /// Faults of a program that looks at the last sixteenth of its memory only, when an eighth was
 /// loaded.
 async fn faults_of_a_glance(is_hot: bool) -> u64 {
-    const EIGHTH: u64 = 2 << 10;
+    const EIGHTH: u64 = 4 << 10;
     let program = Program {
         seed: LARGE + 4,
         pages: 8 * EIGHTH,
@@ -150,14 +150,16 @@ async fn faults_of_a_glance(is_hot: bool) -> u64 {
     if is_hot {
         space.hot = vec![PageRun::new(PageIndex(BASE + 7 * EIGHTH), EIGHTH)];
     }
-    // The first fetch is the program's look before the end of the restore, the second one brings
-    // the first of what is loaded ahead, as much as one request can; more does not come in time.
+    // The first fetch is the program's look before the end of the restore. The next two bring as
+    // much as may be under way at once, an eighth; more does not come in time.
     let weather = |number, urgency| match urgency {
-        Urgency::Prefetch if number > 1 => (PATIENCE, false),
+        Urgency::Prefetch if number > 2 => (PATIENCE, false),
         _ => (Duration::from_millis(1), false),
     };
     let source = Arc::new(MemorySource::new(frames, Box::new(weather)));
-    let (server, mut target) = begin(program, source, space);
+    let mut options = Options::new(tokio::runtime::Handle::current());
+    options.memory_bytes_max = options.demand_reserve_bytes + EIGHTH * PAGE_BYTES as u64;
+    let (server, mut target) = begin_with(program, source, space, options);
     let before = server.progress().demand_faults;
     server.all_added();
     let came = async {

@@ -12,7 +12,21 @@ pub(crate) fn begin(
     source: Arc<dyn FrameSource>,
     space: Space,
 ) -> (PageServer, Target) {
-    let options = Options::new(tokio::runtime::Handle::current());
+    begin_with(
+        program,
+        source,
+        space,
+        Options::new(tokio::runtime::Handle::current()),
+    )
+}
+
+/// The same with other options.
+pub(crate) fn begin_with(
+    program: Program,
+    source: Arc<dyn FrameSource>,
+    space: Space,
+    options: Options,
+) -> (PageServer, Target) {
     let server = PageServer::start(source, vec![space], options).unwrap();
     let mut target = program.start();
     server.add(PID, target.descriptor()).unwrap();
