@@ -32,7 +32,7 @@ use crate::{
     },
     observe::chain,
     restore::load,
-    workload::{Phase, SharedWorkload, Tree, Workload, tree},
+    workload::{Phase, SharedWorkload, Tree, Workload, namespaces::Namespaces, tree},
 };
 
 /// Longest time that a hold may take to say what it wants.
@@ -109,6 +109,7 @@ async fn spawn_hold(
     if caller.pid == 0 {
         return Err("the hold lives in a PID namespace that this daemon cannot see".to_owned());
     }
+    refuse_other_network(peer, &caller)?;
     let libexec = context.config.libexec.clone();
     let descriptors = HoldDescriptors {
         stdio: [stdin, stdout, stderr],
@@ -120,6 +121,23 @@ async fn spawn_hold(
         .await
         .map_err(|_| "starting the hold panicked".to_owned())?
         .map_err(|error| chain(&error))
+}
+
+/// A hold gets the daemon's network and host name. A caller that lives in others would get them
+/// without a word, so it is refused.
+fn refuse_other_network(peer: &Peer, caller: &Caller) -> Result<(), String> {
+    let process = peer.pidfd.as_ref().ok_or("the hold is gone")?;
+    let namespaces = Namespaces::of(caller.pid, process).map_err(|error| chain(&error))?;
+    let others = namespaces.for_criu().map_err(|error| chain(&error))?;
+    if others.net.is_none() && others.uts.is_none() {
+        return Ok(());
+    }
+    Err(
+        "the caller lives in another network or host name namespace than this daemon; set \
+         LIFEBOAT_IN_PLACE=1 to run the workload where the caller is, in a PID namespace of the \
+         caller's own"
+            .to_owned(),
+    )
 }
 
 /// A hold that was taken into the registry.
