@@ -48,15 +48,15 @@ pub(crate) fn present(process: &Pidfd, mappings: &Runs) -> Result<Runs, TrackErr
     let pagemap = Pagemap::open(process.pid()).map_err(fail)?;
     let guard = pages::guard_category(&pagemap).map_err(fail)?;
     let query = pages::PRESENT.reporting(guard);
-    let mut present = Vec::new();
+    let mut present = Runs::new();
     for mapping in mappings.as_slice() {
         pagemap
             .scan(*mapping, &query, |found| {
                 if !found.categories.intersects(Categories::GUARD) {
-                    present.push(found.run);
+                    present.insert(found.run);
                 }
             })
             .map_err(fail)?;
     }
-    Ok(present.into_iter().collect())
+    Ok(present)
 }

@@ -25,7 +25,7 @@ pub use pace::{Budget, Cost, FAULT_COST};
 pub use round::{Last, Round};
 pub use runs::Runs;
 pub use select::is_tracked;
-pub use space::{ROUND_RUNS_MAX, Tracker};
+pub use space::Tracker;
 pub use tree::{
     ATTACHING_MAX, Mode, SpaceId, SpaceLast, SpaceRound, TreeError, TreeRound, TreeTracker,
 };

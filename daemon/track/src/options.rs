@@ -11,6 +11,9 @@ pub struct Options {
     /// A page that was dirty in so many rounds in a row is no longer protected, and is left for the
     /// end. 0: all pages are always protected; at most 31.
     pub hot_after: u8,
+    /// Most runs that a round reports of one process; it may become 65536 more. What was not looked
+    /// at is looked at in the next round.
+    pub round_runs_max: usize,
     /// Most pages of a process whose contents are compared, when its writes cannot be tracked. 16
     /// bytes are kept for each. All of a larger process is dirty.
     pub hashed_pages_max: u64,
@@ -21,6 +24,7 @@ impl Default for Options {
         Self {
             attach_timeout: Duration::from_millis(500),
             hot_after: 3,
+            round_runs_max: 1 << 20,
             hashed_pages_max: 1 << 18,
         }
     }

@@ -46,6 +46,17 @@ impl Runs {
         if run.is_empty() {
             return;
         }
+        match self.runs.last_mut() {
+            Some(last) if last.end() == run.start => {
+                last.pages += run.pages;
+                return;
+            }
+            Some(last) if last.end() > run.start => {}
+            _ => {
+                self.runs.push(run);
+                return;
+            }
+        }
         let from = self.runs.partition_point(|one| one.end() < run.start);
         let to = from + self.runs[from..].partition_point(|one| one.start <= run.end());
         let joined = self.runs[from..to].iter().fold(run, |all, one| {

@@ -35,8 +35,9 @@ use crate::{
     select::{self, Mappings},
 };
 
-/// Most runs that a round reports, but for those of the mapping that it ends with.
-pub const ROUND_RUNS_MAX: usize = 1 << 20;
+/// Pages scanned before it is looked whether the report is long enough. At most half as many runs
+/// come out of them.
+const PIECE: u64 = 1 << 17;
 
 /// How often a mapping that changes under our hands is tried in a round.
 const LOOKS_MAX: u32 = 4;
@@ -54,6 +55,7 @@ pub struct Tracker {
     /// What was given back.
     again: Runs,
     unsettled: Unsettled,
+    round_runs_max: usize,
     /// Where a round goes on that found too much.
     resume: PageIndex,
     has_userfaultfd: bool,
@@ -63,6 +65,8 @@ pub struct Tracker {
 enum Outcome {
     Followed,
     Untracked,
+    /// The report was long enough before this page.
+    Full(PageIndex),
 }
 
 impl Tracker {
@@ -100,6 +104,7 @@ impl Tracker {
             heat: Heat::new(options.hot_after),
             again: Runs::new(),
             unsettled: Unsettled::default(),
+            round_runs_max: options.round_runs_max,
             resume: PageIndex(0),
             has_userfaultfd: false,
         })
@@ -162,7 +167,7 @@ impl Tracker {
     pub fn last(&self) -> Result<Last, TrackError> {
         let began = Instant::now();
         let Mappings { tracked, has_aio } = select::mappings(&self.process)?;
-        let (mut present, mut dirty) = (Vec::new(), Vec::new());
+        let (mut present, mut dirty) = (Runs::new(), Runs::new());
         let query = PRESENT.reporting(Categories::WRITTEN | Categories::WPALLOWED | self.guard);
         for mapping in tracked {
             let found = |found: Region| {
@@ -170,19 +175,17 @@ impl Tracker {
                 if self.guard != Categories::NONE && has(self.guard) {
                     return;
                 }
-                present.push(found.run);
+                present.insert(found.run);
                 if has(Categories::WPALLOWED) && !has(Categories::WRITTEN) {
                     dirty.extend(self.followed.missing(found.run));
                 } else {
-                    dirty.push(found.run);
+                    dirty.insert(found.run);
                 }
             };
             let scanned = self.pagemap.scan(mapping, &query, found);
             scanned.map_err(|source| self.pagemap_error(source))?;
         }
         self.check_alive()?;
-        let (present, dirty): (Runs, Runs) =
-            (present.into_iter().collect(), dirty.into_iter().collect());
         let unknown = match Hazard::of(&self.process, Descriptors::of(&self.process), has_aio) {
             Hazard::Pinned => present.clone(),
             _ => self.again.or(&self.unsettled.all()).and(&present),
@@ -201,20 +204,22 @@ impl Tracker {
         hot: &Runs,
         round: &mut Round,
     ) -> Result<(), TrackError> {
-        let first = mappings.partition_point(|mapping| mapping.end() <= self.resume);
-        self.resume = PageIndex(0);
-        let mut dirty = Vec::new();
-        for mapping in mappings[first..].iter().chain(&mappings[..first]) {
-            if dirty.len() >= ROUND_RUNS_MAX {
-                self.resume = mapping.start;
-                round.is_partial = true;
-                break;
-            }
-            if let Outcome::Untracked = self.look(*mapping, hot, &mut dirty)? {
-                round.untracked.insert(*mapping);
+        let mut dirty = Runs::new();
+        for (mapping, part) in in_turn(mappings, self.resume) {
+            match self.look(mapping, part, hot, &mut dirty)? {
+                Outcome::Followed => {}
+                Outcome::Untracked => round.untracked.insert(part),
+                Outcome::Full(page) => {
+                    self.resume = page;
+                    round.is_partial = true;
+                    break;
+                }
             }
         }
-        round.dirty = dirty.into_iter().collect();
+        if !round.is_partial {
+            self.resume = PageIndex(0);
+        }
+        round.dirty = dirty;
         Ok(())
     }
 
@@ -238,92 +243,101 @@ impl Tracker {
         let settled = self.unsettled.settle(&self.process, at);
         self.unsettled.add(hazard, at, &round.dirty);
         let again = std::mem::take(&mut self.again).or(&settled);
-        let mut present = Vec::new();
+        let mut present = Runs::new();
         for run in again.and(&self.followed).minus(&round.dirty).as_slice() {
             self.pagemap
-                .scan(*run, &PRESENT, |found| present.push(found.run))
+                .scan(*run, &PRESENT, |found| present.insert(found.run))
                 .map_err(|source| self.pagemap_error(source))?;
         }
-        round.dirty = round.dirty.or(&present.into_iter().collect());
+        round.dirty = round.dirty.or(&present);
         Ok(())
     }
 
-    /// Looks at one mapping.
+    /// Looks at a part of a mapping.
     fn look(
         &mut self,
         mapping: PageRun,
+        part: PageRun,
         hot: &Runs,
-        dirty: &mut Vec<PageRun>,
+        dirty: &mut Runs,
     ) -> Result<Outcome, TrackError> {
-        let mut fresh: Vec<PageRun> = self.followed.missing(mapping).collect();
+        let mut is_new = self.followed.within(mapping).next().is_none();
         for _ in 0..LOOKS_MAX {
-            for part in &fresh {
-                if let Err(error) = self.uffd.register(*part, Modes::WRITE_PROTECT) {
+            if is_new {
+                // Registered, freed and lost as a whole: so that it stays one mapping for the
+                // program, and because what has lost its registration shows in no other way.
+                self.followed.remove(mapping);
+                if let Err(error) = self.uffd.register(mapping, Modes::WRITE_PROTECT) {
                     self.check_alive()?;
                     tracing::debug!(pid = self.pid(), %error, "memory is not tracked");
-                    return Ok(self.leave(mapping));
+                    return Ok(Outcome::Untracked);
                 }
             }
-            if !self.free(&fresh)? {
+            let range = if is_new { mapping } else { part };
+            is_new = true;
+            if !self.free(range)? {
                 continue;
             }
-            match self.scan(mapping, hot, dirty) {
-                Ok(()) => {
-                    self.followed.insert(mapping);
-                    return Ok(Outcome::Followed);
+            // Refused: it was replaced, or has lost its registration with what it was joined to.
+            // Whatever was protected until then is freed when it is tried again.
+            match self.scan(part, hot, dirty) {
+                Ok(end) => {
+                    self.followed
+                        .insert(PageRun::new(part.start, end.0 - part.start.0));
+                    let is_whole = end == part.end();
+                    return Ok(if is_whole {
+                        Outcome::Followed
+                    } else {
+                        Outcome::Full(end)
+                    });
                 }
-                // It was replaced, or lost its registration with what it was joined to. Whatever
-                // the scan protected before it was refused is freed again.
-                Err(PagemapError::Untracked { .. } | PagemapError::Scan { .. }) => {
-                    self.followed.remove(mapping);
-                    fresh = vec![mapping];
-                }
+                Err(PagemapError::Untracked { .. } | PagemapError::Scan { .. }) => {}
                 Err(source) => return Err(self.pagemap_error(source)),
             }
         }
-        Ok(self.leave(mapping))
-    }
-
-    fn leave(&mut self, mapping: PageRun) -> Outcome {
         self.followed.remove(mapping);
-        Outcome::Untracked
+        Ok(Outcome::Untracked)
     }
 
-    /// Takes away protection that ranges have from before. `false`: there was some, look again.
-    fn free(&self, ranges: &[PageRun]) -> Result<bool, TrackError> {
-        let mut was_free = true;
-        for range in ranges {
-            let mut protected = 0;
+    /// Takes away protection from before that is in a part of a mapping that is not followed.
+    /// `false`: there was some, and the mapping is no longer registered.
+    fn free(&mut self, mapping: PageRun) -> Result<bool, TrackError> {
+        let mut protected = 0;
+        for fresh in self.followed.missing(mapping) {
             self.pagemap
-                .scan(*range, &PROTECTED, |found| protected += found.run.pages)
+                .scan(fresh, &PROTECTED, |found| protected += found.run.pages)
                 .map_err(|source| self.pagemap_error(source))?;
-            if protected > 0 {
-                was_free = false;
-                tracing::debug!(pid = self.pid(), %range, protected, "protected from before");
-                if let Err(error) = self.uffd.unregister(*range) {
-                    tracing::debug!(pid = self.pid(), %error, "memory changed meanwhile");
-                }
-            }
         }
-        Ok(was_free)
+        if protected == 0 {
+            return Ok(true);
+        }
+        tracing::debug!(pid = self.pid(), %mapping, protected, "protected from before");
+        if let Err(error) = self.uffd.unregister(mapping) {
+            tracing::debug!(pid = self.pid(), %error, "memory changed meanwhile");
+        }
+        Ok(false)
     }
 
-    /// Reports what was written in a mapping, but for what is hot, and protects it.
-    fn scan(
-        &self,
-        mapping: PageRun,
-        hot: &Runs,
-        dirty: &mut Vec<PageRun>,
-    ) -> Result<(), PagemapError> {
+    /// Reports what was written in a part of a mapping, but for what is hot, and protects it.
+    /// Returns where it stopped.
+    fn scan(&self, part: PageRun, hot: &Runs, dirty: &mut Runs) -> Result<PageIndex, PagemapError> {
         let worthless = Categories::PFNZERO | self.guard;
-        for part in hot.missing(mapping) {
-            self.pagemap.scan_and_protect(part, worthless, |found| {
-                if !found.categories.intersects(worthless) {
-                    dirty.push(found.run);
-                }
-            })?;
+        let mut at = part.start;
+        while at < part.end() {
+            if dirty.as_slice().len() >= self.round_runs_max {
+                break;
+            }
+            let piece = PageRun::new(at, PIECE.min(part.end().0 - at.0));
+            for cold in hot.missing(piece) {
+                self.pagemap.scan_and_protect(cold, worthless, |found| {
+                    if !found.categories.intersects(worthless) {
+                        dirty.insert(found.run);
+                    }
+                })?;
+            }
+            at = piece.end();
         }
-        Ok(())
+        Ok(at)
     }
 
     /// Whether the address space that is tracked is still that of the process.
@@ -339,4 +353,16 @@ impl Tracker {
     fn pagemap_error(&self, source: PagemapError) -> TrackError {
         pagemap_error(&self.process, source)
     }
+}
+
+/// The mappings in ascending order, beginning at a page and ending before it; each with the part of
+/// it that is meant.
+fn in_turn(mappings: &[PageRun], first: PageIndex) -> impl Iterator<Item = (PageRun, PageRun)> {
+    let from = PageRun::new(first, u64::MAX - first.0);
+    let before = PageRun::new(PageIndex(0), first.0);
+    let parts = move |turn: PageRun| {
+        let part = move |mapping: &PageRun| Some((*mapping, mapping.intersection(turn)?));
+        mappings.iter().filter_map(part)
+    };
+    parts(from).chain(parts(before))
 }

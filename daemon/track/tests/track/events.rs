@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use lifeboat_proto::units::PageRun;
+use lifeboat_sys::maps::{self, VmFlags};
 use lifeboat_track::{Last, Options, Round, Runs, Tracker};
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
 pub(crate) const OPTIONS: Options = Options {
     attach_timeout: PATIENCE,
     hot_after: 3,
+    round_runs_max: 1 << 20,
     hashed_pages_max: 1 << 16,
 };
 
@@ -222,4 +224,75 @@ fn huge_pages_are_followed_page_by_page() {
     puppet.write_each(memory, 128);
     let written = runs((0..512).step_by(128).map(|page| part(memory, page, 1)));
     assert_eq!(dirty_in(&tracker.round().unwrap(), memory), written);
+}
+
+#[test]
+fn a_round_that_finds_too_much_is_continued_in_the_next_one() {
+    let mut puppet = Puppet::start();
+    let spaces: Vec<PageRun> = (0..4).map(|_| puppet.map(32)).collect();
+    // Apart from each other, as far as the kernel is concerned.
+    for space in &spaces[1..3] {
+        puppet.protect(part(*space, 0, 1), flags::PROT_READ);
+    }
+    let all = runs(spaces.iter().map(|space| part(*space, 1, 31)));
+    spaces
+        .iter()
+        .for_each(|space| puppet.write_each(part(*space, 1, 31), 2));
+    let options = Options {
+        round_runs_max: 20,
+        ..OPTIONS
+    };
+    let mut tracker = Tracker::attach(&puppet.process, options).unwrap();
+    let (mut seen, mut rounds) = (Runs::new(), 0);
+    loop {
+        let round = tracker.round().unwrap();
+        rounds += 1;
+        let new: Runs = all.iter().flat_map(|run| dirty_in(&round, *run)).collect();
+        assert!(seen.and(&new).is_empty(), "reported twice");
+        // What no round has looked at is dirty.
+        seen = seen.or(&new);
+        let dirty = tracker.last().unwrap().dirty;
+        let expected = all.iter().map(|run| run.pages.div_ceil(2)).sum::<u64>() - seen.pages();
+        let left: u64 = all
+            .iter()
+            .flat_map(|run| dirty.within(*run))
+            .map(|run| run.pages)
+            .sum();
+        assert_eq!(left, expected);
+        if !round.is_partial {
+            break;
+        }
+    }
+    assert!(rounds > 1);
+    assert_eq!(seen.pages(), 64);
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let mut puppet = Puppet::start();
+    // It has begun when it answers.
+    puppet.map(1);
+    let registered = || {
+        let mappings = maps::read_with_flags(puppet.process.pid()).unwrap();
+        let flags = mappings.iter().filter_map(|mapping| mapping.flags);
+        flags
+            .filter(|flags| flags.contains(VmFlags::UFFD_WRITE_PROTECT))
+            .count()
+    };
+    let descriptors = || {
+        let pid = puppet.process.pid().as_raw_nonzero();
+        std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .count()
+    };
+    let before = descriptors();
+    let mut tracker = attach(&puppet);
+    tracker.round().unwrap();
+    assert!(registered() > 0);
+    assert_eq!(descriptors(), before);
+    drop(tracker);
+    assert_eq!(registered(), 0);
+    // And it can be followed anew.
+    let mut tracker = attach(&puppet);
+    assert!(!tracker.round().unwrap().dirty.is_empty());
 }

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod cost;
 mod events;
 mod program;
 mod puppet;
