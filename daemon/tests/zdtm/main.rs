@@ -4,8 +4,8 @@
 //! Each program brings itself into a state that a checkpoint could damage (timers, signals, pipes,
 //! sockets in every phase, mappings, credentials, terminals, …) and checks it afterwards. It runs as
 //! a workload of one daemon, is evacuated, and goes on in a hold of another daemon; then it is asked
-//! for its verdict. Its files travel with it and are removed behind it. What fails is run through plain CRIU, by `deploy/criu/zdtm.sh baseline`: only what
-//! passes there counts.
+//! for its verdict. Its files travel with it and are removed behind it. What fails is run through
+//! plain CRIU, by `deploy/criu/zdtm.sh baseline`: only what passes there counts.
 //!
 //! Usually a fixed selection of every kind runs, and a few more by chance; the seed is printed.
 //! - `LIFEBOAT_TEST_ZDTM`: where the programs are; `deploy/criu/zdtm.sh get` puts them there
@@ -54,14 +54,21 @@ fn what_survives_plain_criu_survives_lifeboat() {
     let started = Instant::now();
     let results = move_all(chosen);
 
-    let mut passed = 0;
-    let mut others = Vec::new();
-    for (program, verdict) in results {
-        match verdict {
-            Verdict::Passed => passed += 1,
-            other => others.push((program, other)),
-        }
+    // What fails by chance on a busy machine is told and tried once more; what fails twice counts.
+    let (first, again) = sorted(results);
+    for (program, verdict) in &again {
+        eprintln!("{}: {verdict}; once more", program.name());
     }
+    let again = again
+        .into_iter()
+        .map(|(program, _)| program)
+        .collect::<Vec<_>>();
+    let (second, others) = if again.is_empty() {
+        (0, Vec::new())
+    } else {
+        sorted(move_all(again))
+    };
+    let passed = first + second;
     eprintln!(
         "{passed} of CRIU's test programs passed in {:?}",
         started.elapsed()
@@ -78,6 +85,14 @@ fn what_survives_plain_criu_survives_lifeboat() {
     }
     assert!(worse.is_empty(), "only plain CRIU moves these: {worse:#?}");
     assert!(few || passed >= PASSED_MIN, "only {passed} passed");
+}
+
+/// How many passed, and the others.
+fn sorted(results: Vec<(Program, Verdict)>) -> (usize, Vec<(Program, Verdict)>) {
+    let (passed, others): (Vec<_>, Vec<_>) = results
+        .into_iter()
+        .partition(|(_, verdict)| matches!(verdict, Verdict::Passed));
+    (passed.len(), others)
 }
 
 /// Moves all programs, a few at a time.
