@@ -197,7 +197,8 @@ fn the_store_is_away_when_the_daemon_comes_back() {
     hold.wait_for_lines(3, SOON);
     proxy.set(Door::Refuses);
     a.revive(&store);
-    let output = a.run(&["evacuate", "--all", "--within", "4s"]);
+    a.wait_for_state("w", "running", SOON);
+    let output = a.run(&["evacuate", "w", "--within", "4s"]);
     assert_ne!(output.status.code(), Some(0), "{output:?}");
     hold.wait_for_more(3, SOON);
     proxy.set(Door::Open);
