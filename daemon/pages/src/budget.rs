@@ -43,7 +43,7 @@ impl Budget {
     /// Takes `bytes` if there is room. Somebody who has nothing may always take: a frame that is
     /// larger than the budget must be loaded too.
     pub(crate) fn take(self: &Arc<Self>, bytes: u64, urgency: Urgency) -> Option<Permit> {
-        let mut used = lock(&self.used);
+        let used = lock(&self.used);
         let (mine, fits) = match urgency {
             Urgency::Demand => (
                 used.demand,
@@ -57,16 +57,23 @@ impl Budget {
         if !fits && mine > 0 {
             return None;
         }
+        drop(used);
+        Some(self.take_always(bytes, urgency))
+    }
+
+    /// Takes `bytes`, room or not.
+    pub(crate) fn take_always(self: &Arc<Self>, bytes: u64, urgency: Urgency) -> Permit {
+        let mut used = lock(&self.used);
         match urgency {
             Urgency::Demand => used.demand += bytes,
             Urgency::Prefetch => used.prefetch += bytes,
         }
         drop(used);
-        Some(Permit {
+        Permit {
             budget: Arc::clone(self),
             bytes,
             urgency,
-        })
+        }
     }
 
     /// Bytes taken for prefetch.

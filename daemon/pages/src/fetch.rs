@@ -8,7 +8,8 @@ use std::{
 use tokio::task::JoinSet;
 
 use crate::{
-    LoadError, Urgency, budget::Permit, load::Load, plan::BATCH_BYTES_MAX, ready::Item, sync::lock,
+    Arrived, LoadError, Urgency, budget::Permit, load::Load, plan::BATCH_BYTES_MAX, ready::Item,
+    sync::lock,
 };
 
 /// Most fetches at one time that a fault waits for.
@@ -28,6 +29,8 @@ const TICK_LATE: Duration = Duration::from_millis(5);
 struct Job {
     frames: Vec<(u32, Permit)>,
     urgency: Urgency,
+    /// By the source itself, which reads again what is not what was written.
+    verified: bool,
 }
 
 /// Fetches under way.
@@ -100,6 +103,19 @@ impl Fetcher {
 }
 
 fn next_demand(load: &Load) -> Option<Job> {
+    let damaged = lock(&load.frames).next_damaged();
+    if let Some(frame) = damaged {
+        // It was in memory before: there is room.
+        let permit = load
+            .budget
+            .take_always(load.bytes_of(frame), Urgency::Demand);
+        let frames = vec![(frame, permit)];
+        return Some(Job {
+            frames,
+            urgency: Urgency::Demand,
+            verified: true,
+        });
+    }
     let patience = lock(&load.plan).patience();
     loop {
         let mut frames = lock(&load.frames);
@@ -109,6 +125,7 @@ fn next_demand(load: &Load) -> Option<Job> {
             return Some(Job {
                 frames: vec![(frame, permit)],
                 urgency: Urgency::Demand,
+                verified: false,
             });
         };
         if !load.wants(frame, Urgency::Demand) {
@@ -122,6 +139,7 @@ fn next_demand(load: &Load) -> Option<Job> {
         return Some(Job {
             frames: vec![(frame, permit)],
             urgency: Urgency::Demand,
+            verified: false,
         });
     }
 }
@@ -155,15 +173,25 @@ fn next_prefetch(load: &Load) -> Option<Job> {
     (!taken.is_empty()).then_some(Job {
         frames: taken,
         urgency: Urgency::Prefetch,
+        verified: false,
     })
 }
 
 async fn fetch(load: Arc<Load>, job: Job) -> Urgency {
-    let Job { frames, urgency } = job;
+    let Job {
+        frames,
+        urgency,
+        verified,
+    } = job;
     let numbers: Vec<u32> = frames.iter().map(|(frame, _)| *frame).collect();
     let bytes: u64 = numbers.iter().map(|frame| load.bytes_of(*frame)).sum();
     let began = Instant::now();
-    let answer = load.source.fetch(&numbers, urgency).await;
+    let answer = if verified {
+        let answer = load.source.fetch(&numbers, urgency).await;
+        answer.map(|frames| frames.into_iter().map(Arrived::verified).collect())
+    } else {
+        load.source.fetch_unverified(&numbers, urgency).await
+    };
     match answer {
         Ok(contents) if contents.len() == numbers.len() => {
             let took = began.elapsed();
@@ -171,7 +199,7 @@ async fn fetch(load: Arc<Load>, job: Job) -> Urgency {
                 load.came(Item {
                     frame,
                     content,
-                    _permit: permit,
+                    permit,
                 });
             }
             let mut plan = lock(&load.plan);

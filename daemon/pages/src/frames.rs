@@ -28,6 +28,8 @@ pub(crate) struct Frames {
     asked: VecDeque<u32>,
     /// Frames that a fault waits for since then, and that were being fetched ahead of demand.
     late: VecDeque<(u32, Instant)>,
+    /// Frames that were not what was written.
+    damaged: VecDeque<u32>,
 }
 
 /// What asking for a frame means to the asker.
@@ -46,6 +48,7 @@ impl Frames {
             stages: vec![Stage::Idle; len],
             asked: VecDeque::new(),
             late: VecDeque::new(),
+            damaged: VecDeque::new(),
         }
     }
 
@@ -150,6 +153,22 @@ impl Frames {
         };
         *stage = Stage::Installing { again: false };
         Some(demand)
+    }
+
+    /// A frame has come that is not what was written: it is to be fetched again, and verified.
+    pub(crate) fn damaged(&mut self, frame: u32) {
+        if let Some(stage) = self.stages.get_mut(frame as usize) {
+            *stage = Stage::Fetching {
+                demand: true,
+                twice: true,
+            };
+            self.damaged.push_back(frame);
+        }
+    }
+
+    /// The next frame that is to be fetched again.
+    pub(crate) fn next_damaged(&mut self) -> Option<u32> {
+        self.damaged.pop_front()
     }
 
     /// An installer has been everywhere. Whether it must go again.

@@ -16,7 +16,7 @@
 //!   network.
 //! - [`fetch`]: one task, which starts fetches; [`plan`] says what comes next, [`frames`] joins
 //!   those who want the same, [`budget`] bounds the memory.
-//! - [`install`]: threads that put verified content wherever it is missing.
+//! - [`install`]: threads that verify content and put it wherever it is missing.
 //! - [`missing`]: what an address space misses while its program moves, unmaps and forks it;
 //!   [`process`] has the argument why no stale byte gets into a page.
 //! - [`StoreSource`]: frames from an object store.
@@ -61,6 +61,6 @@ pub use error::{AddError, LoadError, StartError};
 pub use options::{DEMAND_RESERVE_BYTES, Guard, INSTALLERS_MAX, MEMORY_BYTES_MAX, Options};
 pub use report::{Progress, Report};
 pub use server::{PageServer, Paused, StillAlive};
-pub use source::{FetchError, FrameSource, Urgency};
+pub use source::{Arrived, FetchError, FrameSource, Urgency};
 pub use space::{Run, SPACE_PAGES_MAX, Space, SpaceError};
 pub use store_source::{GIVE_UP, READS_MAX, StoreSource};

@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use lifeboat_format::frame::VerifiedFrame;
 use rustix::event::epoll;
 use tokio::sync::{Notify, watch};
 
@@ -19,6 +20,7 @@ use crate::{
     budget::Budget,
     figures::Figures,
     frames::{Asked, Frames},
+    install::Installed,
     layout::Layout,
     plan::Plan,
     process::Process,
@@ -237,6 +239,30 @@ impl Load {
         let demand = lock(&self.frames).fetched(item.frame);
         if let Some(demand) = demand {
             self.ready.push(item, demand);
+        }
+    }
+
+    /// Installs a frame wherever it is missing. Whether that must be tried again later.
+    pub(crate) fn install(&self, frame: u32, content: &VerifiedFrame) -> bool {
+        loop {
+            let mut later = false;
+            for process in self.all() {
+                let waiting = !self.is_loaded_ahead(&process);
+                match process.install(frame, content, waiting, &self.figures) {
+                    Ok(Installed::All) => {}
+                    Ok(Installed::Later) => later = true,
+                    Err(error) => self.fail(error),
+                }
+                if process.is_finishing() {
+                    self.ring();
+                }
+            }
+            if later {
+                return true;
+            }
+            if !lock(&self.frames).installed(frame) {
+                return false;
+            }
         }
     }
 

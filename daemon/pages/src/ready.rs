@@ -5,17 +5,15 @@ use std::{
     sync::{Condvar, Mutex, PoisonError},
 };
 
-use lifeboat_format::frame::VerifiedFrame;
-
-use crate::{budget::Permit, sync::lock};
+use crate::{Arrived, budget::Permit, sync::lock};
 
 /// A frame to be installed wherever it is missing.
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) frame: u32,
-    pub(crate) content: VerifiedFrame,
+    pub(crate) content: Arrived,
     /// Gives the memory back when the item is dropped.
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 /// Two lanes: what a fault waits for goes first.

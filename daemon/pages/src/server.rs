@@ -8,17 +8,20 @@ use std::{
     thread::JoinHandle,
 };
 
+use lifeboat_format::Decoder;
 use lifeboat_sys::uffd::Uffd;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use crate::{
-    AddError, FrameSource, LoadError, Options, Progress, Report, Run, Space, SpaceError,
-    StartError, faults, fetch,
-    install::Installed,
+    AddError, Arrived, FrameSource, LoadError, Options, Progress, Report, Run, Space, SpaceError,
+    StartError,
+    error::Chain,
+    faults, fetch,
     layout::Layout,
     load::{DOORBELL, Load, Watch},
     missing::Missing,
     process::{Health, Process, ProcessId},
+    ready::Item,
     sync::{lock, write},
 };
 
@@ -290,32 +293,38 @@ impl Drop for Paused {
     }
 }
 
-/// An installer thread: installs whatever has come, wherever it is missing.
+/// An installer thread: verifies whatever has come, and installs it wherever it is missing.
 fn install(load: &Arc<Load>) {
     let _watch = Watch {
         load: Arc::clone(load),
         who: "installer",
     };
-    while let Some(item) = load.ready.pop() {
-        let mut later = false;
-        loop {
-            for process in load.all() {
-                let waiting = !load.is_loaded_ahead(&process);
-                match process.install(item.frame, &item.content, waiting, &load.figures) {
-                    Ok(Installed::All) => {}
-                    Ok(Installed::Later) => later = true,
-                    Err(error) => load.fail(error),
-                }
-                if process.is_finishing() {
-                    load.ring();
-                }
+    let mut decoder = Decoder::new();
+    while let Some(Item {
+        frame,
+        content,
+        permit,
+    }) = load.ready.pop()
+    {
+        let content = match content.verify(&mut decoder) {
+            Ok(content) => content,
+            Err(error) => {
+                tracing::warn!(frame, error = %Chain(&error), "a frame is fetched again");
+                lock(&load.frames).damaged(frame);
+                load.fetcher.notify_one();
+                continue;
             }
-            if later || !lock(&load.frames).installed(item.frame) {
-                break;
-            }
-        }
-        if later {
-            load.ready.push(item, true);
+        };
+        if load.install(frame, &content) {
+            let content = Arrived::verified(content);
+            load.ready.push(
+                Item {
+                    frame,
+                    content,
+                    permit,
+                },
+                true,
+            );
         }
     }
 }

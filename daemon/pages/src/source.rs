@@ -1,13 +1,18 @@
 //! Where frames come from, seen from the page-fault server.
 //!
-//! The server never sees bytes that were not verified: [`FrameSource`] speaks of
-//! [`VerifiedFrame`]s only. A source repeats what can be repeated; when it answers with an error,
+//! Only [`VerifiedFrame`]s reach a process. A source verifies what it gives, or gives it
+//! [`Arrived`]: then the installers verify it, on their own threads and while it is in their caches,
+//! and ask again for what is not what was written. A source repeats what can be repeated; when it answers with an error,
 //! the load fails and the processes are killed. No error is ever answered with zeros.
 
-use std::{error::Error, fmt::Debug, time::Duration};
+use std::{error::Error, fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use lifeboat_format::frame::VerifiedFrame;
+use lifeboat_format::{
+    Decoder, FormatError,
+    frame::{FrameRef, StoredFrame, VerifiedFrame},
+    seal::Seal,
+};
 
 /// How much somebody waits for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +39,78 @@ pub trait FrameSource: Send + Sync + Debug {
         frames: &[u32],
         urgency: Urgency,
     ) -> Result<Vec<VerifiedFrame>, FetchError>;
+
+    /// The same, without the work of verifying. A frame that turns out not to be what was written
+    /// is asked for again with [`FrameSource::fetch`].
+    ///
+    /// # Errors
+    ///
+    /// As [`FrameSource::fetch`].
+    async fn fetch_unverified(
+        &self,
+        frames: &[u32],
+        urgency: Urgency,
+    ) -> Result<Vec<Arrived>, FetchError> {
+        let frames = self.fetch(frames, urgency).await?;
+        Ok(frames.into_iter().map(Arrived::verified).collect())
+    }
+}
+
+/// A frame that has come, and may still have to be verified.
+#[derive(Debug)]
+pub struct Arrived(State);
+
+#[derive(Debug)]
+enum State {
+    Verified(VerifiedFrame),
+    Stored {
+        stored: StoredFrame,
+        frame: FrameRef,
+        seal: Arc<Seal>,
+    },
+    Damaged(FormatError),
+}
+
+impl Arrived {
+    /// A frame that was verified.
+    #[must_use]
+    pub const fn verified(frame: VerifiedFrame) -> Self {
+        Self(State::Verified(frame))
+    }
+
+    /// A frame that is to be verified. An error says that it cannot be one.
+    #[must_use]
+    pub fn stored(
+        stored: Result<StoredFrame, FormatError>,
+        frame: FrameRef,
+        seal: Arc<Seal>,
+    ) -> Self {
+        Self(match stored {
+            Ok(stored) => State::Stored {
+                stored,
+                frame,
+                seal,
+            },
+            Err(error) => State::Damaged(error),
+        })
+    }
+
+    /// The content, if it is what was written.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn verify(self, decoder: &mut Decoder) -> Result<VerifiedFrame, FormatError> {
+        match self.0 {
+            State::Verified(frame) => Ok(frame),
+            State::Stored {
+                stored,
+                frame,
+                seal,
+            } => stored.verify(&frame, &seal)?.decode(decoder),
+            State::Damaged(error) => Err(error),
+        }
+    }
 }
 
 /// Why frames cannot be had.

@@ -28,7 +28,7 @@ use lifeboat_store::{Call, Key, KeyError, Store};
 use tokio::sync::Semaphore;
 
 use crate::{
-    FetchError, FrameSource, Urgency,
+    Arrived, FetchError, FrameSource, Urgency,
     coalesce::{Read, reads},
 };
 
@@ -57,7 +57,7 @@ pub struct StoreSource {
     store: Arc<dyn Store>,
     packs: Vec<Key>,
     frames: Arc<[FrameRef]>,
-    seal: Seal,
+    seal: Arc<Seal>,
     prefetch: Semaphore,
     demand: Semaphore,
     give_up: Duration,
@@ -79,7 +79,7 @@ impl StoreSource {
             store,
             packs: packs.collect::<Result<_, _>>()?,
             frames: frames.into(),
-            seal,
+            seal: Arc::new(seal),
             prefetch: Semaphore::new(PREFETCH_KIB_MAX as usize),
             demand: Semaphore::new(DEMAND_KIB_MAX as usize),
             give_up: GIVE_UP,
@@ -105,14 +105,12 @@ impl StoreSource {
             })
     }
 
-    /// One read with all its frames.
-    async fn read(
-        &self,
-        numbers: &[u32],
-        frames: &[FrameRef],
-        read: Read,
-        urgency: Urgency,
-    ) -> Result<Vec<(usize, VerifiedFrame)>, FetchError> {
+    fn refs(&self, frames: &[u32]) -> Result<Vec<FrameRef>, FetchError> {
+        frames.iter().map(|frame| self.frame(*frame)).collect()
+    }
+
+    /// One read: its bytes, and the frames that are in them.
+    async fn read(&self, read: Read, urgency: Urgency) -> Result<(Read, Bytes), FetchError> {
         let (most, room) = match urgency {
             Urgency::Demand => (DEMAND_KIB_MAX, &self.demand),
             Urgency::Prefetch => (PREFETCH_KIB_MAX, &self.prefetch),
@@ -126,17 +124,19 @@ impl StoreSource {
             .expect("the semaphore is never closed");
         let key = &self.packs[read.pack as usize];
         let bytes = self.get(key, read.offset, read.bytes).await?;
-        let wanted: Vec<(usize, FrameRef)> =
-            read.wanted.iter().map(|at| (*at, frames[*at])).collect();
-        let mut verified = Vec::with_capacity(wanted.len());
-        for (at, result) in self.verify(bytes, read.offset, wanted).await {
-            let content = match result {
-                Ok(content) => content,
-                Err(error) => self.again(numbers[at], frames[at], error).await?,
-            };
-            verified.push((at, content));
-        }
-        Ok(verified)
+        Ok((read, bytes))
+    }
+
+    /// All reads at once.
+    async fn read_all(
+        &self,
+        frames: &[FrameRef],
+        urgency: Urgency,
+    ) -> Result<Vec<(Read, Bytes)>, FetchError> {
+        let reads = reads(frames)
+            .into_iter()
+            .map(|read| self.read(read, urgency));
+        reads.collect::<FuturesUnordered<_>>().try_collect().await
     }
 
     /// Reads a range, trying again what may succeed later.
@@ -176,7 +176,7 @@ impl StoreSource {
         offset: u64,
         wanted: Vec<(usize, FrameRef)>,
     ) -> Vec<(usize, Result<VerifiedFrame, FormatError>)> {
-        let seal = self.seal.clone();
+        let seal = Arc::clone(&self.seal);
         let work = move || {
             let mut decoder = Decoder::new();
             let mut one = |frame: &FrameRef| {
@@ -237,14 +237,40 @@ impl FrameSource for StoreSource {
         frames: &[u32],
         urgency: Urgency,
     ) -> Result<Vec<VerifiedFrame>, FetchError> {
-        let refs: Vec<FrameRef> = frames
-            .iter()
-            .map(|frame| self.frame(*frame))
-            .collect::<Result<_, _>>()?;
-        let read = |read| self.read(frames, &refs, read, urgency);
-        let reads: FuturesUnordered<_> = reads(&refs).into_iter().map(read).collect();
-        let mut found: Vec<(usize, VerifiedFrame)> = reads.try_concat().await?;
-        found.sort_unstable_by_key(|(at, _)| *at);
-        Ok(found.into_iter().map(|(_, content)| content).collect())
+        let refs = self.refs(frames)?;
+        let mut found = Vec::with_capacity(frames.len());
+        for (read, bytes) in self.read_all(&refs, urgency).await? {
+            let wanted = read.wanted.iter().map(|at| (*at, refs[*at])).collect();
+            for (at, result) in self.verify(bytes, read.offset, wanted).await {
+                found.push(match result {
+                    Ok(content) => (at, content),
+                    Err(error) => (at, self.again(frames[at], refs[at], error).await?),
+                });
+            }
+        }
+        Ok(in_order(found))
     }
+
+    async fn fetch_unverified(
+        &self,
+        frames: &[u32],
+        urgency: Urgency,
+    ) -> Result<Vec<Arrived>, FetchError> {
+        let refs = self.refs(frames)?;
+        let mut found = Vec::with_capacity(frames.len());
+        for (read, bytes) in self.read_all(&refs, urgency).await? {
+            for at in read.wanted {
+                let frame = refs[at];
+                let stored = StoredFrame::from_range(&bytes, read.offset, &frame);
+                found.push((at, Arrived::stored(stored, frame, Arc::clone(&self.seal))));
+            }
+        }
+        Ok(in_order(found))
+    }
+}
+
+/// What was found, in the order in which it was asked for.
+fn in_order<T>(mut found: Vec<(usize, T)>) -> Vec<T> {
+    found.sort_unstable_by_key(|(at, _)| *at);
+    found.into_iter().map(|(_, content)| content).collect()
 }

@@ -7,7 +7,7 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod failure;
+mod contract;
 mod figures;
 mod random;
 mod source;

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +16,7 @@ use lifeboat_format::{
     frame::{FrameRef, StoredFrame, VerifiedFrame},
     seal::Seal,
 };
-use lifeboat_pages::{FetchError, FrameSource, Urgency};
+use lifeboat_pages::{Arrived, FetchError, FrameSource, Urgency};
 
 /// What happens to one fetch: how long it takes, and whether it fails.
 pub(crate) type Weather = Box<dyn Fn(u64, Urgency) -> (Duration, bool) + Send + Sync>;
@@ -23,6 +26,7 @@ pub(crate) struct MemorySource {
     frames: Vec<(FrameRef, Bytes)>,
     weather: Weather,
     fetches: AtomicU64,
+    seal: Arc<Seal>,
 }
 
 impl fmt::Debug for MemorySource {
@@ -52,6 +56,7 @@ impl MemorySource {
             frames,
             weather,
             fetches: AtomicU64::new(0),
+            seal: Arc::new(Seal::plain()),
         }
     }
 
@@ -71,6 +76,16 @@ impl FrameSource for MemorySource {
         frames: &[u32],
         urgency: Urgency,
     ) -> Result<Vec<VerifiedFrame>, FetchError> {
+        let arrived = self.fetch_unverified(frames, urgency).await?;
+        let verified = |frame: Arrived| frame.verify(&mut Decoder::new()).unwrap();
+        Ok(arrived.into_iter().map(verified).collect())
+    }
+
+    async fn fetch_unverified(
+        &self,
+        frames: &[u32],
+        urgency: Urgency,
+    ) -> Result<Vec<Arrived>, FetchError> {
         let number = self.fetches.fetch_add(1, Ordering::Relaxed);
         let (delay, fails) = (self.weather)(number, urgency);
         if !delay.is_zero() {
@@ -86,13 +101,14 @@ impl FrameSource for MemorySource {
                 source: "the weather is bad".into(),
             });
         }
-        let verified = |frame: &u32| {
+        let stored = |frame: &u32| {
             let (frame, bytes) = &self.frames[*frame as usize];
-            let sealed = StoredFrame::new(bytes.clone())
-                .verify(frame, &Seal::plain())
-                .unwrap();
-            sealed.decode(&mut Decoder::new()).unwrap()
+            Arrived::stored(
+                Ok(StoredFrame::new(bytes.clone())),
+                *frame,
+                Arc::clone(&self.seal),
+            )
         };
-        Ok(frames.iter().map(verified).collect())
+        Ok(frames.iter().map(stored).collect())
     }
 }

@@ -47,6 +47,7 @@ pub(crate) struct Program {
 #[derive(Debug)]
 pub(crate) struct Target {
     child: Option<Child>,
+    pid: u32,
     pub(crate) socket: UnixStream,
     _directory: tempfile::TempDir,
 }
@@ -106,13 +107,18 @@ impl Program {
 
     /// Starts the target.
     pub(crate) fn start(self) -> Target {
+        self.start_as(PID)
+    }
+
+    /// Starts the target with another PID.
+    pub(crate) fn start_as(self, pid: u32) -> Target {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lazy-pages.socket");
         let listener = UnixListener::bind(&path).unwrap();
         let child = Command::new(program())
             .arg(&path)
             .args([
-                PID.to_string(),
+                pid.to_string(),
                 self.seed.to_string(),
                 self.pages.to_string(),
             ])
@@ -126,6 +132,7 @@ impl Program {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Target {
             child: Some(child),
+            pid,
             socket,
             _directory: directory,
         }
@@ -137,7 +144,7 @@ impl Target {
     pub(crate) fn descriptor(&mut self) -> OwnedFd {
         let mut pid = [0; 4];
         self.socket.read_exact(&mut pid).unwrap();
-        assert_eq!(i32::from_ne_bytes(pid), i32::try_from(PID).unwrap());
+        assert_eq!(i32::from_ne_bytes(pid), i32::try_from(self.pid).unwrap());
         let deadline = Instant::now() + PATIENCE;
         let mut received =
             lifeboat_sys::fdpass::receive_exact(&self.socket, &mut [0], 1, deadline).unwrap();

@@ -1,4 +1,5 @@
-//! What happens when memory cannot be had: never zeros.
+//! What the daemon relies on: what happens when memory cannot be had (never zeros), to several
+//! processes, and when a workload is saved again before it is loaded.
 
 use std::{
     io,
@@ -7,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lifeboat_pages::{Guard, LoadError, Options, PageServer, Urgency};
+use lifeboat_pages::{Guard, LoadError, Options, PageServer, Space, Urgency};
 
 use crate::{
     source::MemorySource,
@@ -150,4 +151,38 @@ async fn what_is_not_loaded_yet_can_be_told() {
     assert_eq!(server.unloaded(PID).unwrap(), []);
     target.kill().await;
     server.finish();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_several_processes_have_is_fetched_once() {
+    let (space, contents) = PROGRAM.memory();
+    let frames = contents.len() as u64;
+    let pids = [PID, PID + 1, PID + 2];
+    let spaces = pids
+        .map(|pid| Space {
+            pid,
+            ..space.clone()
+        })
+        .to_vec();
+    let source = Arc::new(MemorySource::new(contents, MemorySource::calm()));
+    let options = Options::new(tokio::runtime::Handle::current());
+    let server = PageServer::start(source, spaces, options).unwrap();
+    let mut targets = pids.map(|pid| PROGRAM.start_as(pid));
+    for (target, pid) in targets.iter_mut().zip(pids) {
+        server.add(pid, target.descriptor()).unwrap();
+        target.restored();
+    }
+    server.all_added();
+    let report = tokio::time::timeout(PATIENCE, server.loaded())
+        .await
+        .unwrap()
+        .unwrap();
+    // All looked at their first frame before the end of the restore, at different times.
+    assert!(report.progress.frames_fetched < frames + 3, "{report:?}");
+    assert_eq!(report.progress.installed_bytes, report.progress.total_bytes);
+    server.finish();
+    for mut target in targets {
+        target.go();
+        target.verdict().await.unwrap();
+    }
 }
