@@ -23,6 +23,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #ifndef MREMAP_DONTUNMAP
@@ -59,6 +60,21 @@ static char *shared;
 static char *self;
 static int threads;
 static int children;
+
+/* What the thread is doing, for whoever has to find out why it died. */
+static __thread const char *doing = "nothing";
+static __thread long detail;
+
+static void die(int signal, siginfo_t *info, void *context)
+{
+	ucontext_t *at = context;
+	char text[256];
+	int size = snprintf(text, sizeof text, "process %d: signal %d at %p, instruction %llx, while %s %ld\n",
+	                    getpid(), signal, info->si_addr,
+	                    (unsigned long long)at->uc_mcontext.gregs[REG_RIP], doing, detail);
+	(void)!write(2, text, (size_t)size);
+	_exit(11);
+}
 
 static uint64_t next(struct thread *t)
 {
@@ -116,7 +132,8 @@ static void write_block(struct thread *t, struct block *b)
 	size_t pages;
 	char *at = part(t, b, &pages);
 	uint64_t word = next(t);
-	switch (below(t, 6)) {
+	doing = "writing";
+	switch (detail = (long)below(t, 6)) {
 	case 0:
 		fill(t, at, pages * PAGE);
 		break;
@@ -163,7 +180,8 @@ static void move(struct thread *t, unsigned i)
 	struct block *b = &t->blocks[i];
 	size_t pages = 1 + below(t, BLOCK_PAGES);
 	char *at;
-	switch (below(t, 6)) {
+	doing = "moving";
+	switch (detail = (long)below(t, 6)) {
 	case 0: /* Grow or shrink, perhaps elsewhere. */
 		at = mremap(b->at, b->pages * PAGE, pages * PAGE, MREMAP_MAYMOVE);
 		if (at != MAP_FAILED) {
@@ -234,7 +252,8 @@ static void change(struct thread *t, unsigned i)
 	size_t pages;
 	char *at = part(t, b, &pages);
 	volatile uint64_t seen = 0;
-	switch (below(t, 9)) {
+	doing = "changing";
+	switch (detail = (long)below(t, 9)) {
 	case 0:
 		madvise(at, pages * PAGE, MADV_DONTNEED);
 		break;
@@ -393,6 +412,8 @@ static void step(struct thread *t)
 	for (int i = 0; i < 20; i++)
 		__atomic_store_n((uint64_t *)(shared + 8 * below(t, SHARED_PAGES * 512)), next(t), __ATOMIC_RELAXED);
 	size_t what = below(t, 100);
+	doing = "step";
+	detail = (long)what;
 	if (t->count == 0 || what < 10) {
 		size_t pages = 1 + below(t, BLOCK_PAGES);
 		add(t, map(NULL, pages, 0), pages);
@@ -458,6 +479,9 @@ int main(int argc, char **argv)
 	int count = atoi(argv[2]);
 	features = (unsigned)atoi(argv[3]);
 	depth = argc > 4 ? atoi(argv[4]) : 0;
+	struct sigaction action = { .sa_sigaction = die, .sa_flags = SA_SIGINFO };
+	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
 	shared = map(NULL, SHARED_PAGES, 0);
 	if (!shared)
 		return 4;
