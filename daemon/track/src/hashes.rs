@@ -7,7 +7,7 @@
 //! Each round reads all of the memory. Kept are 16 bytes for each page, for at most
 //! [`Options::hashed_pages_max`](crate::Options::hashed_pages_max) pages.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
 use lifeboat_sys::{
@@ -16,23 +16,21 @@ use lifeboat_sys::{
 };
 
 use crate::{
-    Last, Round, Runs,
+    Contents, Last, Round, Runs,
+    contents::ContentHash,
     error::{TrackError, number},
     everything, select,
 };
 
-/// Pages whose hashes are kept together, and that are read at once.
+/// Pages that are read at once.
 const BLOCK: usize = 64;
-
-/// The first half of a BLAKE3 hash, which no two contents that occur share.
-type Hash = [u8; 16];
 
 /// What was captured of one address space.
 #[derive(Debug)]
 pub(crate) struct Hashes {
     process: Pidfd,
     memory: RemoteMemory,
-    blocks: BTreeMap<u64, Box<[Option<Hash>; BLOCK]>>,
+    contents: Contents,
     known: Runs,
 }
 
@@ -50,7 +48,7 @@ impl Hashes {
         Ok(Self {
             process,
             memory,
-            blocks: BTreeMap::new(),
+            contents: Contents::new(),
             known: Runs::new(),
         })
     }
@@ -97,30 +95,14 @@ impl Hashes {
         })
     }
 
-    /// The content of a run was captured: these bytes.
-    pub(crate) fn captured(&mut self, run: PageRun, bytes: &[u8]) {
-        for (page, content) in (run.start.0..run.end().0).zip(bytes.chunks_exact(PAGE_BYTES)) {
-            let (block, at) = place(page);
-            let hashes = self
-                .blocks
-                .entry(block)
-                .or_insert_with(|| Box::new([None; BLOCK]));
-            hashes[at] = Some(hash(content));
-        }
+    /// A page was captured with this content.
+    pub(crate) fn captured(&mut self, page: PageIndex, hash: ContentHash) {
+        self.contents.set(page, hash);
     }
 
     /// Pages that must be captured again, or that are gone.
     pub(crate) fn forget(&mut self, run: PageRun) {
-        let inside = place(run.start.0).0..=place(run.end().0.saturating_sub(1)).0;
-        for (block, hashes) in self.blocks.range_mut(inside) {
-            for (page, known) in (block * BLOCK as u64..).zip(hashes.iter_mut()) {
-                if run.contains(PageIndex(page)) {
-                    *known = None;
-                }
-            }
-        }
-        self.blocks
-            .retain(|_, hashes| hashes.iter().any(Option::is_some));
+        self.contents.forget(run);
     }
 
     fn changed(&self, present: &Runs) -> Result<Runs, TrackError> {
@@ -149,26 +131,11 @@ impl Hashes {
         run: PageRun,
         bytes: &'a [u8],
     ) -> impl Iterator<Item = PageRun> + 'a {
-        let pages = (run.start.0..run.end().0).zip(bytes.chunks_exact(PAGE_BYTES));
-        pages
-            .filter(|(page, content)| self.known_hash(*page) != Some(hash(content)))
-            .map(|(page, _)| PageRun::new(PageIndex(page), 1))
+        let (pages, _) = bytes.as_chunks::<PAGE_BYTES>();
+        (run.start.0..run.end().0)
+            .map(PageIndex)
+            .zip(pages)
+            .filter(|(page, content)| self.contents.get(*page) != Some(ContentHash::of(content)))
+            .map(|(page, _)| PageRun::new(page, 1))
     }
-
-    fn known_hash(&self, page: u64) -> Option<Hash> {
-        let (block, at) = place(page);
-        self.blocks.get(&block)?[at]
-    }
-}
-
-/// The block of a page, and its place there.
-fn place(page: u64) -> (u64, usize) {
-    let at = usize::try_from(page % BLOCK as u64).expect("less than a block");
-    (page / BLOCK as u64, at)
-}
-
-fn hash(content: &[u8]) -> Hash {
-    let mut half = Hash::default();
-    half.copy_from_slice(&blake3::hash(content).as_bytes()[..16]);
-    half
 }

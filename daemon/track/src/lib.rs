@@ -2,6 +2,7 @@
 //! on unmodified programs.
 #![forbid(unsafe_code)]
 
+mod contents;
 mod error;
 mod everything;
 mod hashes;
@@ -17,6 +18,7 @@ mod select;
 mod space;
 mod tree;
 
+pub use contents::{ContentHash, Contents};
 pub use error::TrackError;
 pub use hazard::{ASYNC_SETTLES, DESCRIPTORS_MAX, DIRECT_SETTLES, THREADS_MAX};
 pub use heat::{HOT_RUNS_MAX, RETRY_ROUNDS};

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use lifeboat_proto::units::PageRun;
+use lifeboat_proto::units::PageIndex;
 use lifeboat_sys::pidfd::Pidfd;
 
 use crate::{
-    Last, Mode, Options, Round, Runs, SpaceId, Tracker,
+    ContentHash, Last, Mode, Options, Round, Runs, SpaceId, Tracker,
     error::{TrackError, number},
     everything,
     hashes::Hashes,
@@ -106,9 +106,9 @@ impl Member {
         }
     }
 
-    pub(crate) fn captured(&mut self, run: PageRun, bytes: &[u8]) {
+    pub(crate) fn captured(&mut self, page: PageIndex, hash: ContentHash) {
         if let State::Hashed(hashes) = &mut self.state {
-            hashes.captured(run, bytes);
+            hashes.captured(page, hash);
         }
     }
 

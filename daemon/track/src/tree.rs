@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lifeboat_proto::units::PageRun;
+use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
 use lifeboat_sys::{
     kcmp,
     namespace::{self, NamespaceError, TreeProcess},
@@ -18,7 +18,7 @@ use lifeboat_sys::{
 };
 use rustix::process::Pid;
 
-use crate::{Cost, Last, Options, Round, Runs, error::TrackError, member::Member};
+use crate::{ContentHash, Cost, Last, Options, Round, Runs, error::TrackError, member::Member};
 
 /// Time in a round after which no further process is begun to be tracked. It is in a later round.
 pub const ATTACHING_MAX: Duration = Duration::from_secs(2);
@@ -209,8 +209,17 @@ impl TreeTracker {
     /// The content of a run of pages was captured: these bytes. Needed for address spaces in mode
     /// [`Mode::Hash`], where it is what pages are compared with; others ignore it.
     pub fn captured(&mut self, space: SpaceId, run: PageRun, bytes: &[u8]) {
+        let (contents, _) = bytes.as_chunks::<PAGE_BYTES>();
+        let pages = (run.start.0..run.end().0).map(PageIndex);
+        for (page, content) in pages.zip(contents) {
+            self.captured_as(space, page, ContentHash::of(content));
+        }
+    }
+
+    /// As [`TreeTracker::captured`], for one page whose hash is known already.
+    pub fn captured_as(&mut self, space: SpaceId, page: PageIndex, hash: ContentHash) {
         if let Some(member) = self.by_space(space) {
-            member.captured(run, bytes);
+            member.captured(page, hash);
         }
     }
 
