@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Settings;
+use crate::{cli::Settings, precopy::Limits};
 
 /// Where the configuration file is looked for when none is named.
 const DEFAULT_CONFIG_FILE: &str = "/etc/lifeboat/lifeboatd.toml";
@@ -83,6 +83,8 @@ pub struct Config {
     pub log_json: bool,
     /// How the memory of workloads is saved.
     pub save: Save,
+    /// What copying memory ahead of time may cost.
+    pub precopy: Limits,
     /// How long an owner may stay silent before another node may take its workload over.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
@@ -178,6 +180,8 @@ struct File {
     log_json: Option<bool>,
     #[serde(default)]
     save: Save,
+    #[serde(default)]
+    precopy: Limits,
     #[serde(default, with = "humantime_serde")]
     lease: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
@@ -231,6 +235,7 @@ impl Config {
                 .unwrap_or_else(|| "info".to_owned()),
             log_json: settings.log_json || file.log_json.unwrap_or(false),
             save: file.save,
+            precopy: file.precopy,
             lease: file.lease.unwrap_or(Duration::from_secs(30)),
             notice: file.notice.unwrap_or(Duration::from_secs(25)),
             read_timeout: file.read_timeout.unwrap_or(Duration::from_secs(120)),
@@ -264,6 +269,9 @@ impl Config {
                 format!("{:?}", self.save),
                 "threads and uploads begin at 1",
             );
+        }
+        if let Some(problem) = self.precopy.problem() {
+            return refuse("precopy", format!("{:?}", self.precopy), problem);
         }
         if self.node.is_empty() || self.node.len() > 253 {
             return refuse("node", self.node.clone(), "use 1 to 253 characters");

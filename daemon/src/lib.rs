@@ -1,7 +1,8 @@
 //! The node-local daemon of Lifeboat.
 //!
 //! Read in this order: [`daemon`] (life cycle), [`service`] (who asks), [`claim`] (who has the right
-//! to commit), [`evacuate`] (off the machine), [`restore`] (back). `daemon/ARCHITECTURE.md` has the
+//! to commit), [`pipeline`] (memory into the store), [`precopy`] (ahead of time), [`evacuate`] (off the
+//! machine), [`restore`] (back). `daemon/ARCHITECTURE.md` has the
 //! picture and the invariants.
 #![forbid(unsafe_code)]
 
@@ -15,7 +16,9 @@ pub mod evacuate;
 pub mod hold;
 pub mod journal;
 pub mod observe;
+pub mod pipeline;
 pub mod platform;
+pub mod precopy;
 pub mod restore;
 pub mod service;
 pub mod store_gc;

@@ -8,7 +8,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lifeboat_format::{
-    FormatError, HeadState, LatestManifest, Manifest, PageRuns,
+    FormatError, HeadState, LatestManifest, Manifest,
     error::Problem,
     keys,
     manifest::{AddressSpace, FileArchive, ImageFile, WorkloadSpec},
@@ -16,11 +16,13 @@ use lifeboat_format::{
 use lifeboat_proto::id::CheckpointId;
 use lifeboat_store::{Call, Key, StoreError};
 
-use super::{base::Loading, pipeline, save::Captured};
+use super::{base::Loading, save::Captured, tables::Tables};
 use crate::{
     claim::{ClaimError, Right},
     daemon::Context,
     observe::{chain, failpoint},
+    pipeline,
+    precopy::{self, AheadError, SharedAhead, Uncaptured},
     workload::Workload,
 };
 
@@ -41,6 +43,18 @@ pub enum CommitError {
         /// What is wrong.
         problem: Problem,
     },
+    /// A page is missing.
+    #[error("the memory of process {pid} (inside) is not captured")]
+    Uncaptured {
+        /// The process, inside.
+        pid: u32,
+        /// Which.
+        #[source]
+        source: Uncaptured,
+    },
+    /// The books of what was saved ahead of time cannot be kept.
+    #[error("enter the delta into the books")]
+    Ahead(#[source] AheadError),
     /// The store did not take the manifest.
     #[error("write the manifest")]
     Store(#[source] StoreError),
@@ -78,6 +92,8 @@ pub struct Parts<'a> {
     pub context: &'a Context,
     /// The load under way, if there is one.
     pub loading: Option<&'a Loading>,
+    /// What was saved ahead of time, if anything.
+    pub ahead: Option<&'a SharedAhead>,
     /// The pipes between hold and workload.
     pub streams: &'a [lifeboat_format::manifest::StreamPipe],
     /// Memory of the workload, in bytes.
@@ -90,28 +106,21 @@ impl Parts<'_> {
     /// Puts the manifest together.
     ///
     /// # Errors
-    /// When the captured pages do not make an index.
+    /// When the captured pages do not make an index, or are not all there.
     pub fn manifest(
         &self,
         mut uploaded: pipeline::Captured,
         captured: &Captured,
     ) -> Result<Manifest, CommitError> {
-        let mut address_spaces = Vec::with_capacity(captured.found.spaces.len());
-        for (index, space) in captured.found.spaces.iter().enumerate() {
-            let pid = space.inner_pid;
-            let mut runs = PageRuns::default();
-            for run in uploaded.spaces.remove(&index).unwrap_or_default() {
-                runs.push(run)
-                    .map_err(|problem| CommitError::Index { pid, problem })?;
-            }
-            let captured = space.captured.clone();
-            address_spaces.push(AddressSpace {
-                pid,
-                runs,
-                hot: Vec::new(),
-                captured,
-            });
-        }
+        let tables = Tables::new(&mut uploaded, &captured.found.spaces, self.ahead)?;
+        let spaces = captured.found.spaces.iter().zip(tables.runs);
+        let address_spaces = spaces.map(|(space, runs)| AddressSpace {
+            pid: space.inner_pid,
+            runs,
+            hot: Vec::new(),
+            captured: space.captured.clone(),
+        });
+        let address_spaces = address_spaces.collect();
         let image_files = captured.found.files.iter().map(|file| ImageFile {
             name: file.name.clone(),
             size_bytes: file.size_bytes,
@@ -129,8 +138,8 @@ impl Parts<'_> {
             frozen_at_unix_ns: unix_ns(self.frozen_at),
             platform: self.context.platform.clone(),
             spec: self.spec(),
-            packs: uploaded.packs,
-            frames: uploaded.frames,
+            packs: tables.packs,
+            frames: tables.frames,
             address_spaces,
             image_files,
             files,
@@ -139,6 +148,10 @@ impl Parts<'_> {
             parent: self.right.head.latest.map(|latest| latest.checkpoint),
             shared_memory: Vec::new(),
         };
+        if let Some(ahead) = self.ahead {
+            manifest.prune();
+            precopy::lock(ahead).name(manifest.packs.iter().map(|pack| pack.id));
+        }
         if let Some(loading) = self.loading {
             loading
                 .add_to(&mut manifest, &captured.found.spaces)

@@ -17,12 +17,14 @@ use lifeboat_format::{frame::FRAME_BYTES_MAX, owner::FrameOwner};
 use lifeboat_proto::units::PageRun;
 use tokio::{runtime::Handle, task::JoinSet};
 
-use crate::observe::failpoint;
-
 use super::{
     base::Loading,
     memory::{self, CaptureError, Space},
+};
+use crate::{
+    observe::failpoint,
     pipeline::{Intake, Job},
+    precopy::SharedAhead,
 };
 
 /// Most address spaces and image files of one checkpoint.
@@ -33,6 +35,7 @@ const STREAMS_MAX: u32 = 65_536;
 pub struct Description {
     root_pid: u32,
     loading: Option<Loading>,
+    ahead: Option<SharedAhead>,
     intake: Mutex<Option<Intake>>,
     runtime: Handle,
     frozen_at: OnceLock<Instant>,
@@ -82,10 +85,16 @@ pub struct Found {
 impl Description {
     /// A description of the tree whose first process is `root_pid` in the daemon's PID namespace.
     #[must_use]
-    pub fn new(root_pid: u32, loading: Option<Loading>, intake: Intake) -> Arc<Self> {
+    pub fn new(
+        root_pid: u32,
+        loading: Option<Loading>,
+        ahead: Option<SharedAhead>,
+        intake: Intake,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             root_pid,
             loading,
+            ahead,
             intake: Mutex::new(Some(intake)),
             runtime: Handle::current(),
             frozen_at: OnceLock::new(),
@@ -193,13 +202,15 @@ impl Description {
             .get(&inner_pid)
             .ok_or(CaptureError::Unknown { pid: inner_pid })?;
         let listing = state.listings.remove(&inner_pid);
-        let space = memory::find(pid, inner_pid, listing.as_deref(), self.loading.as_ref())?;
+        let (loading, ahead) = (self.loading.as_ref(), self.ahead.as_ref());
+        let space = memory::find(pid, inner_pid, listing.as_deref(), loading, ahead)?;
         let hidden = space.captured.clone();
         let index = state.spaces.len();
         let intake = self.intake()?;
-        state
-            .feeders
-            .spawn_on(memory::feed(index, space.clone(), intake), &self.runtime);
+        state.feeders.spawn_on(
+            memory::feed(index, space.clone(), self.ahead.clone(), intake),
+            &self.runtime,
+        );
         state.spaces.push(space);
         Ok(hidden)
     }

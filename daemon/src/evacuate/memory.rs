@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use lifeboat_format::frame::FRAME_PAGES_MAX;
 use lifeboat_proto::units::PageRun;
 use lifeboat_sys::{
     maps::{self, Mapping, MapsError},
@@ -14,15 +13,17 @@ use lifeboat_sys::{
     vm::{RemoteMemory, VmError},
 };
 
+use lifeboat_pages::Run;
+use lifeboat_track::SpaceId;
 use rustix::process::Pid;
 
-use lifeboat_pages::Run;
-
-use super::{
-    base::Loading,
-    pipeline::{Intake, Job, PipelineError},
+use super::base::Loading;
+use crate::{
+    observe::chain,
+    pipeline::{Intake, Memory, PipelineError},
+    precopy::{self, Delta, SharedAhead},
+    workload::tree::{self, TreeError},
 };
-use crate::workload::tree::{self, TreeError};
 
 /// Why memory cannot be captured.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +107,12 @@ pub struct Space {
     pub captured: Vec<PageRun>,
     /// Pages with content in them.
     pub present: Vec<PageRun>,
+    /// Those of them that are read now.
+    pub read: Vec<PageRun>,
+    /// Its books, in which the rest is.
+    pub books: Option<SpaceId>,
+    /// Whether what is read is compared with what is stored.
+    compare: bool,
     /// Pages whose content is still in the store, after a restore.
     pub missing: Vec<Run>,
     memory: Arc<RemoteMemory>,
@@ -123,6 +130,7 @@ pub(super) fn find(
     inner_pid: u32,
     listing: Option<&[u8]>,
     loading: Option<&Loading>,
+    ahead: Option<&SharedAhead>,
 ) -> Result<Space, CaptureError> {
     // Before the pages are looked at: one that is loaded in between is in both lists, not in none.
     let missing = match loading {
@@ -145,14 +153,14 @@ pub(super) fn find(
             _ => captured.push(mapping.run),
         }
     }
-    let fail = |source| CaptureError::Pagemap { pid, source };
-    let pagemap = Pagemap::open(process).map_err(fail)?;
-    let mut present = Vec::new();
-    for run in &captured {
-        pagemap
-            .scan(*run, &Query::DUMPABLE, |region| present.push(region.run))
-            .map_err(fail)?;
-    }
+    let delta = ahead.and_then(|ahead| delta(ahead, pid, &captured));
+    let (present, read, books, compare) = match delta {
+        Some(delta) => (delta.present, delta.read, Some(delta.space), delta.compare),
+        None => {
+            let present = present(pid, process, &captured)?;
+            (present.clone(), present, None, false)
+        }
+    };
     let memory =
         RemoteMemory::open(process).map_err(|source| CaptureError::Memory { pid, source })?;
     Ok(Space {
@@ -160,9 +168,36 @@ pub(super) fn find(
         inner_pid,
         captured,
         present,
+        read,
+        books,
+        compare,
         missing,
         memory: Arc::new(memory),
     })
+}
+
+/// What is to be read of a process that has books. Without them all of it is.
+fn delta(ahead: &SharedAhead, pid: u32, captured: &[PageRun]) -> Option<Delta> {
+    precopy::lock(ahead)
+        .delta(pid, captured)
+        .unwrap_or_else(|error| {
+            let error = chain(&error);
+            tracing::warn!(pid, error, "what was copied ahead of time is not used");
+            None
+        })
+}
+
+/// The pages of a process that hold something.
+fn present(pid: u32, process: Pid, captured: &[PageRun]) -> Result<Vec<PageRun>, CaptureError> {
+    let fail = |source| CaptureError::Pagemap { pid, source };
+    let pagemap = Pagemap::open(process).map_err(fail)?;
+    let mut present = Vec::new();
+    for run in captured {
+        pagemap
+            .scan(*run, &Query::DUMPABLE, |region| present.push(region.run))
+            .map_err(fail)?;
+    }
+    Ok(present)
 }
 
 /// A PID as the kernel's interfaces take it.
@@ -182,40 +217,24 @@ fn is_captured(mapping: &Mapping) -> bool {
         && mapping.can_be_lazy() == Some(true)
 }
 
-/// Hands the present pages of a space to the pipeline, a frame at a time.
-pub(super) async fn feed(index: usize, space: Space, intake: Intake) -> Result<(), CaptureError> {
-    let mut frame: Vec<PageRun> = Vec::new();
-    let mut pages = 0;
-    for run in &space.present {
-        let mut rest = *run;
-        while !rest.is_empty() {
-            let taken = rest.pages.min(FRAME_PAGES_MAX as u64 - pages);
-            frame.push(PageRun::new(rest.start, taken));
-            rest = PageRun::new(rest.start + taken, rest.pages - taken);
-            pages += taken;
-            if pages == FRAME_PAGES_MAX as u64 {
-                push(index, &space, std::mem::take(&mut frame), &intake).await?;
-                pages = 0;
-            }
-        }
-    }
-    if !frame.is_empty() {
-        push(index, &space, frame, &intake).await?;
-    }
-    Ok(())
-}
-
-async fn push(
+/// Hands what must be read of a space to the pipeline, a frame at a time.
+pub(super) async fn feed(
     index: usize,
-    space: &Space,
-    runs: Vec<PageRun>,
-    intake: &Intake,
+    space: Space,
+    ahead: Option<SharedAhead>,
+    intake: Intake,
 ) -> Result<(), CaptureError> {
-    let job = Job::Memory {
+    let memory = Memory {
         space: index,
         pid: space.inner_pid,
-        memory: Arc::clone(&space.memory),
-        runs,
+        memory: &space.memory,
+        runs: &space.read,
+        may_vanish: false,
     };
-    intake.push(job).await.map_err(CaptureError::Pipeline)
+    let books = ahead.as_ref().zip(space.books).filter(|_| space.compare);
+    let known = books.map(|(ahead, id)| move |page| precopy::lock(ahead).hash(id, page));
+    memory
+        .feed(&intake, known)
+        .await
+        .map_err(CaptureError::Pipeline)
 }

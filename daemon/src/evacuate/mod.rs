@@ -1,7 +1,7 @@
 //! Off this machine: from the call to a committed checkpoint.
 //!
 //! ```text
-//! freeze+describe (CRIU) ─▶ read ─▶ encode ─▶ pack ─▶ upload ─▶ prove ─▶ commit ─▶ release
+//! hurry ─▶ freeze+describe (CRIU) ─▶ delta through the pipeline ─▶ prove ─▶ commit ─▶ release
 //! ```
 //!
 //! Guarantees:
@@ -18,17 +18,14 @@
 pub mod base;
 pub mod commit;
 pub mod describe;
-mod encode;
 pub mod files;
 pub mod memory;
 pub mod outcomes;
-mod pack;
-pub mod pipeline;
 pub mod proof;
 pub mod recover;
 pub mod report;
-mod upload;
 
 mod save;
+mod tables;
 
 pub use save::{Mode, Save, SaveError};

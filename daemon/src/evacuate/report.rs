@@ -8,10 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::observe::failpoint;
-
-use super::{
-    describe::Found,
+use super::describe::Found;
+use crate::{
+    observe::failpoint,
     pipeline::{Figures, Pipeline},
 };
 

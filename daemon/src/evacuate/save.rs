@@ -20,7 +20,6 @@ use super::{
     describe::{Description, Found, StreamKind},
     files::FileAccess,
     memory::CaptureError,
-    pipeline::{Pipeline, PipelineError, PipelineOptions},
     proof::{self, ProofError},
     report::SaveReport,
 };
@@ -30,6 +29,8 @@ use crate::{
     deadline::Deadline,
     journal::{Entry, JournalError, Recorded},
     observe::{chain, failpoint},
+    pipeline::{Pipeline, PipelineError, PipelineOptions},
+    precopy::{self, BatchError, SharedAhead},
     workload::{
         Body, Phase, Saved, Tree, Workload,
         namespaces::{NamespaceError, Namespaces},
@@ -74,6 +75,9 @@ pub enum SaveError {
     /// CRIU refused.
     #[error("describe the process tree")]
     Describe(#[source] DumpError),
+    /// What is still pending could not be stored, and the workload was not frozen for it.
+    #[error("store memory before the freeze")]
+    Ahead(#[source] BatchError),
     /// Memory or files could not be captured.
     #[error("capture memory and files")]
     Capture(#[source] CaptureError),
@@ -233,13 +237,21 @@ impl Save<'_> {
                 paused = Some(load.server.pause().await);
             }
         }
+        let mut books = self.workload.place.take().await;
+        let ahead = books.ahead().filter(|_| loading.is_none()).cloned();
+        if let Some(ahead) = &ahead {
+            let hurry = precopy::hurry(self.context, ahead, tree.pid, self.deadline);
+            self.guard(hurry).await?.map_err(SaveError::Ahead)?;
+            self.report.mark("hurry");
+        }
         let mut prepared = self.prepare(tree).await?;
         failpoint::reach("journal");
-        let options = self.options(&prepared.right);
+        let options = self.options(&prepared.right, ahead.as_ref());
         let mut pipeline = Pipeline::start(Arc::clone(&self.context.store), &options)
             .map_err(SaveError::Pipeline)?;
         self.report.begin(pipeline.figures());
-        let description = Description::new(tree.pid, loading.clone(), pipeline.intake());
+        let intake = pipeline.intake();
+        let description = Description::new(tree.pid, loading.clone(), ahead.clone(), intake);
         description.learn().await;
         self.report.mark("learn");
         let described = match self.describe(tree, &prepared, &description).await {
@@ -260,7 +272,8 @@ impl Save<'_> {
             .await;
         let outcome = match found {
             Ok(found) => {
-                self.finish(&mut prepared, described, found, pipeline, body)
+                let ahead = ahead.as_ref();
+                self.finish(&mut prepared, described, found, pipeline, body, ahead)
                     .await
             }
             Err(error) => {
@@ -273,6 +286,12 @@ impl Save<'_> {
         let id = prepared.id;
         self.put_away(prepared);
         drop(paused);
+        if let Some(ahead) = &ahead {
+            precopy::lock(ahead).thaw();
+        }
+        if outcome.is_ok() && self.mode == Mode::Evacuate || is_about_books(&outcome) {
+            books.forget();
+        }
         outcome.map(|()| id)
     }
 
@@ -311,17 +330,19 @@ impl Save<'_> {
         prepared.journal.done();
     }
 
-    fn options(&self, right: &Right) -> PipelineOptions {
+    fn options(&self, right: &Right, ahead: Option<&SharedAhead>) -> PipelineOptions {
         let save = &self.context.config.save;
+        let origin = ahead.map(|ahead| precopy::lock(ahead).origin());
         PipelineOptions {
             threads: save.threads,
             uploads: save.uploads,
             effort: save.effort.into(),
+            background: false,
             seal: Arc::clone(&self.context.seal),
             origin: PackOrigin {
                 workload: self.workload.name.clone(),
                 epoch: right.head.epoch,
-                sequence: 0,
+                sequence: origin.map_or(0, |origin| origin.sequence),
             },
             call: self.call(),
         }
@@ -418,6 +439,7 @@ impl Save<'_> {
         captured: Captured,
         pipeline: Pipeline,
         body: &Body,
+        ahead: Option<&SharedAhead>,
     ) -> Result<(), SaveError> {
         let mut described = match self.mode {
             Mode::Evacuate => Some(described),
@@ -428,7 +450,7 @@ impl Save<'_> {
                 None
             }
         };
-        let storing = self.store(prepared, &captured, pipeline, body);
+        let storing = self.store(prepared, &captured, pipeline, body, ahead);
         let stored = match described.as_mut() {
             None => storing.await,
             // A tree that is not held any more has gone on: what was read of it is the past.
@@ -459,6 +481,7 @@ impl Save<'_> {
         captured: &Captured,
         pipeline: Pipeline,
         body: &Body,
+        ahead: Option<&SharedAhead>,
     ) -> Result<commit::Written, SaveError> {
         let work = async {
             let uploaded = pipeline.finish().await.map_err(SaveError::Pipeline)?;
@@ -469,6 +492,7 @@ impl Save<'_> {
                 workload: self.workload,
                 context: self.context,
                 loading: body.loading.as_ref(),
+                ahead,
                 streams: &body.streams,
                 memory_bytes: self.report.memory_bytes.load(Ordering::Relaxed),
                 frozen_at: self.report.frozen_at(),
@@ -577,6 +601,15 @@ impl Save<'_> {
             () = deadline => Err(SaveError::Deadline),
         }
     }
+}
+
+/// Whether a save failed since the books are wrong: the next one must not rely on them.
+const fn is_about_books(outcome: &Result<(), SaveError>) -> bool {
+    matches!(
+        outcome,
+        Err(SaveError::Ahead(BatchError::Ahead(_))
+            | SaveError::Commit(CommitError::Ahead(_) | CommitError::Uncaptured { .. }))
+    )
 }
 
 /// What was read of a frozen tree.

@@ -15,6 +15,7 @@ use super::{identity::Caller, status::status};
 use crate::{
     claim::Wish,
     daemon::Context,
+    precopy,
     workload::{Phase, SharedWorkload, Tree, Workload},
 };
 
@@ -90,6 +91,7 @@ pub async fn attach(
         view.epoch = right.head.epoch;
     });
     *workload.right.lock().await = Some(right);
+    tokio::spawn(precopy::follow(Arc::clone(context), Arc::clone(&workload)));
     super::hold::watch_attached(context, &workload, pid);
     Ok(workload)
 }

@@ -31,6 +31,7 @@ use crate::{
         wire::{HoldConnection, WireError},
     },
     observe::chain,
+    precopy,
     restore::load,
     workload::{Phase, SharedWorkload, Tree, Workload, namespaces::Namespaces, tree},
 };
@@ -183,6 +184,7 @@ fn present(
         .registry
         .insert(workload)
         .map_err(|error| chain(&error))?;
+    tokio::spawn(precopy::follow(Arc::clone(context), Arc::clone(&workload)));
     let outbox = workload.connect_hold();
     let root_pid = register.root_pid;
     Ok(Presented {

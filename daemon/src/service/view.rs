@@ -7,12 +7,9 @@ use lifeboat_proto::v1;
 
 use crate::{
     daemon::Context,
+    precopy::{FIXED_COST, time_to_safe},
     workload::{Phase, Saved, Workload, tree},
 };
-
-/// What a save takes besides moving bytes: describing the tree and committing. Used until this node
-/// has measured its own.
-const FIXED_COST: Duration = Duration::from_millis(500);
 
 /// A workload as it is now.
 #[must_use]
@@ -24,8 +21,13 @@ pub fn workload(context: &Context, workload: &Workload) -> v1::Workload {
     } else {
         0
     };
-    // Until memory is copied ahead of time, all of it would have to be saved.
-    let unsaved_bytes = memory_bytes;
+    // Where memory is not copied ahead of time, all of it would have to be saved.
+    let ahead = view.ahead.as_deref().filter(|_| runs);
+    let known = ahead.filter(|ahead| ahead.figures.is_known);
+    let unsaved_bytes = known.map_or(memory_bytes, |ahead| ahead.figures.unsaved_bytes());
+    let time_to_safe = known
+        .and_then(|ahead| time_to_safe(&ahead.figures))
+        .map_or_else(|| by_last_save(context, unsaved_bytes), duration);
     v1::Workload {
         name: workload.name.to_string(),
         state: v1::WorkloadState::from(view.phase).into(),
@@ -33,7 +35,7 @@ pub fn workload(context: &Context, workload: &Workload) -> v1::Workload {
         uid: workload.owner.uid,
         memory_bytes,
         unsaved_bytes,
-        time_to_safe: time_to_safe(context, unsaved_bytes),
+        time_to_safe,
         last_checkpoint: view.last_checkpoint.as_ref().map(summary),
         argv: workload.spec.argv.clone(),
         held: workload.held,
@@ -50,8 +52,8 @@ pub fn workload(context: &Context, workload: &Workload) -> v1::Workload {
     }
 }
 
-/// How long `bytes` would take at the rate that was measured last.
-fn time_to_safe(context: &Context, bytes: u64) -> Option<prost_types::Duration> {
+/// How long `bytes` would take at the rate of the last save.
+fn by_last_save(context: &Context, bytes: u64) -> Option<prost_types::Duration> {
     let rate = u64::try_from(context.metrics.upload_rate.get())
         .ok()
         .filter(|rate| *rate > 0)?;

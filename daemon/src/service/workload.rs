@@ -8,6 +8,7 @@ use lifeboat_proto::{
     id::WorkloadName,
     v1::{self, workload_service_server::WorkloadService},
 };
+use lifeboat_track::Mode as Tracking;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::{
     daemon::Context,
     deadline::Deadline,
     evacuate::{Mode, Save, report::SaveReport},
-    workload::{SharedWorkload, Workload, tree},
+    workload::{AheadView, SharedWorkload, Workload, tree},
 };
 
 /// Most messages waiting for a caller.
@@ -199,6 +200,7 @@ impl WorkloadService for Workloads {
         let shown = view::workload(&self.context, &workload);
         let pid = shown.pid;
         let policy = policy(&workload);
+        let tracking = workload.view().ahead;
         let inspected = tokio::task::spawn_blocking(move || {
             // A workload that has just ended has nothing that stands in its way.
             let found = blockers::inspect(pid, &policy).unwrap_or_default();
@@ -210,7 +212,10 @@ impl WorkloadService for Workloads {
         Ok(Response::new(v1::GetResponse {
             workload: Some(shown),
             blockers: found.into_iter().map(blocker).collect(),
-            processes: processes.into_iter().map(process).collect(),
+            processes: processes
+                .into_iter()
+                .map(|one| process(one, &tracking))
+                .collect(),
         }))
     }
 
@@ -309,13 +314,28 @@ fn blocker(found: blockers::Blocker) -> v1::Blocker {
     }
 }
 
-fn process(process: tree::Process) -> v1::Process {
+fn process(process: tree::Process, ahead: &Option<Arc<AheadView>>) -> v1::Process {
+    let modes = ahead.iter().flat_map(|ahead| &ahead.modes);
+    let mode = modes
+        .into_iter()
+        .find(|(pid, ..)| *pid == process.pid)
+        .map(|(_, mode, why)| (*mode, why.as_deref()));
     v1::Process {
         pid: process.pid,
         inner_pid: process.inner_pid,
         name: process.name,
         threads: process.threads,
         resident_bytes: process.resident_bytes,
-        tracking: "none".to_owned(),
+        tracking: mode.map_or_else(|| "none".to_owned(), |(mode, why)| tracking(mode, why)),
     }
+}
+
+/// How writes to a process are found, for people.
+fn tracking(mode: Tracking, why: Option<&str>) -> String {
+    let mode = match mode {
+        Tracking::WriteProtect => "write-protect",
+        Tracking::Hash => "hash",
+        Tracking::Everything => "none",
+    };
+    why.map_or_else(|| mode.to_owned(), |why| format!("{mode} ({why})"))
 }

@@ -22,6 +22,7 @@ use lifeboat_proto::{
     v1,
 };
 use lifeboat_sys::pidfd::Pidfd;
+use lifeboat_track::Mode;
 use tokio::sync::{mpsc, watch};
 
 pub use registry::{Registry, RegistryError};
@@ -29,6 +30,7 @@ pub use registry::{Registry, RegistryError};
 use crate::{
     claim::{ClaimError, Heads, Right, Wish},
     evacuate::base::Loading,
+    precopy,
     service::identity::Caller,
 };
 
@@ -67,10 +69,23 @@ pub struct View {
     pub last_checkpoint: Option<Saved>,
     /// Bytes of memory that are still in the store.
     pub missing_bytes: u64,
+    /// How much of its memory is saved ahead of time, while that is done.
+    pub ahead: Option<Arc<AheadView>>,
     /// Last failure, for people.
     pub last_error: String,
     /// What changed last, for people.
     pub event: String,
+}
+
+/// How much of a workload's memory is saved ahead of time.
+#[derive(Clone, Debug)]
+pub struct AheadView {
+    /// The figures.
+    pub figures: precopy::Figures,
+    /// Of each process how its writes are found, and why not better.
+    pub modes: Vec<(u32, Mode, Option<String>)>,
+    /// Why it cannot be evacuated in time, if it cannot.
+    pub late: Option<String>,
 }
 
 /// A committed checkpoint in short.
@@ -127,6 +142,8 @@ pub struct Workload {
     pub tcp: TcpPolicy,
     /// The right to commit. A lock of its own: signs of life go on during a long save.
     pub right: tokio::sync::Mutex<Option<Right>>,
+    /// What is saved of its memory ahead of time.
+    pub place: precopy::Place,
     streams: Vec<StreamPipe>,
     body: tokio::sync::Mutex<Body>,
     view: watch::Sender<View>,
@@ -158,6 +175,7 @@ impl Workload {
             epoch: Epoch(0),
             last_checkpoint: None,
             missing_bytes: 0,
+            ahead: None,
             last_error: String::new(),
             event: "registered".to_owned(),
         };
@@ -171,6 +189,7 @@ impl Workload {
             owner,
             tcp,
             right: tokio::sync::Mutex::default(),
+            place: precopy::Place::default(),
             spec,
             instance,
             registered_at: SystemTime::now(),

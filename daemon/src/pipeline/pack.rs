@@ -10,11 +10,10 @@ use lifeboat_format::{
     runs::PageRunRef,
     seal::Seal,
 };
+use lifeboat_proto::units::PageIndex;
+use lifeboat_track::ContentHash;
 
-use super::{
-    pipeline::{Captured, Encoded, Failure, PipelineError, Target},
-    upload::FinishedPack,
-};
+use super::{Captured, Encoded, Failure, LeftOut, PipelineError, Target, upload::FinishedPack};
 
 /// What the pack thread works with.
 #[derive(Debug)]
@@ -33,6 +32,7 @@ pub(super) struct Packed {
     frames: Vec<FrameRef>,
     spaces: BTreeMap<usize, Vec<PageRunRef>>,
     streams: BTreeMap<usize, BTreeMap<u32, u32>>,
+    hashes: BTreeMap<usize, Vec<(PageIndex, ContentHash)>>,
 }
 
 impl Stage {
@@ -91,7 +91,16 @@ impl Packed {
         let index = u32::try_from(self.frames.len()).expect("frames are large, memory is finite");
         self.frames.push(frame);
         match target {
-            Target::Space(space, runs) => {
+            Target::Space {
+                space,
+                runs,
+                hashes,
+            } => {
+                if !hashes.is_empty() {
+                    let pages = runs.iter().flat_map(|run| run.start.0..run.end().0);
+                    let of_space = self.hashes.entry(space).or_default();
+                    of_space.extend(pages.map(PageIndex).zip(hashes));
+                }
                 let entries = self.spaces.entry(space).or_default();
                 let mut frame_page = 0;
                 for run in runs {
@@ -132,6 +141,8 @@ impl Packed {
             frames: self.frames,
             spaces,
             streams,
+            hashes: self.hashes,
+            left_out: LeftOut::default(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Read → encode → pack → upload, joined by bounded queues of owned buffers.
+//! Read → encode → pack → upload, joined by bounded queues of owned buffers. Pre-copy and saves
+//! both work through it.
 //!
 //! Guarantees:
 //! - Memory is bounded whatever the size of the workload: see [`QUEUED_JOBS`], [`QUEUED_FRAMES`]
@@ -31,12 +32,18 @@ use lifeboat_format::{
     runs::PageRunRef,
     seal::{Digest, Seal},
 };
-use lifeboat_proto::units::PageRun;
+use lifeboat_proto::units::{PageIndex, PageRun};
 use lifeboat_store::{Call, Store, StoreError};
 use lifeboat_sys::vm::{RemoteMemory, VmError};
+use lifeboat_track::ContentHash;
 use tokio::task::JoinHandle;
 
-use super::{encode, pack, upload};
+mod encode;
+mod feed;
+mod pack;
+mod upload;
+
+pub use feed::Memory;
 
 /// Jobs waiting to be read and encoded. A memory job is a list of runs, no data; a stream job holds
 /// at most one frame's content.
@@ -93,12 +100,17 @@ pub enum Job {
     Memory {
         /// Index of the address space.
         space: usize,
-        /// PID inside the workload, for errors.
+        /// The process's number, for errors.
         pid: u32,
         /// Where to read.
         memory: Arc<RemoteMemory>,
         /// The pages.
         runs: Vec<PageRun>,
+        /// What is stored of each of the pages already. With it, pages that hold just that are left
+        /// out, and the hashes of the others are told. `None`: nothing is compared.
+        known: Option<Vec<Option<ContentHash>>>,
+        /// The process runs: what cannot be read is told, and is no failure.
+        may_vanish: bool,
     },
     /// The next piece of a stream, at most one frame.
     Stream {
@@ -127,8 +139,16 @@ pub(super) struct Encoded {
 /// Where a frame is entered in the books.
 #[derive(Debug)]
 pub(super) enum Target {
-    Space(usize, Vec<PageRun>),
-    Stream { stream: usize, sequence: u32 },
+    Space {
+        space: usize,
+        runs: Vec<PageRun>,
+        /// Of each page, if they were asked for.
+        hashes: Vec<ContentHash>,
+    },
+    Stream {
+        stream: usize,
+        sequence: u32,
+    },
 }
 
 /// Everything that was captured, after its upload.
@@ -142,6 +162,21 @@ pub struct Captured {
     pub spaces: BTreeMap<usize, Vec<PageRunRef>>,
     /// Frames of each stream that has any, in order.
     pub streams: BTreeMap<usize, Vec<u32>>,
+    /// Hashes of what is in the runs of each address space, where they were asked for.
+    pub hashes: BTreeMap<usize, Vec<(PageIndex, ContentHash)>>,
+    /// What was read, and is in no frame.
+    pub left_out: LeftOut,
+}
+
+/// Pages that were handed over, and that no frame holds.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    /// They hold zeros.
+    pub zero: Vec<(usize, PageRun)>,
+    /// They could not be read.
+    pub lost: Vec<(usize, PageRun)>,
+    /// Number of those that hold what is stored of them already.
+    pub same_pages: u64,
 }
 
 /// Figures of a pipeline, while it runs and after.
@@ -164,6 +199,8 @@ pub struct PipelineOptions {
     pub uploads: usize,
     /// Work that goes into compression.
     pub effort: Effort,
+    /// Whether the threads stand back when the processors are busy.
+    pub background: bool,
     /// Authenticates frames.
     pub seal: Arc<Seal>,
     /// What the packs say of their origin.
@@ -202,7 +239,8 @@ pub struct Pipeline {
     figures: Arc<Figures>,
     failure: Arc<Failure>,
     started: Instant,
-    encoders: Vec<thread::JoinHandle<()>>,
+    encoders: Vec<thread::JoinHandle<LeftOut>>,
+    left_out: LeftOut,
     packer: thread::JoinHandle<pack::Packed>,
     uploader: JoinHandle<()>,
     healthy: bool,
@@ -247,6 +285,7 @@ impl Pipeline {
                     figures: Arc::clone(&figures),
                     failure: Arc::clone(&failure),
                     effort: options.effort,
+                    background: options.background,
                     seal: Arc::clone(&options.seal),
                     started,
                 };
@@ -282,6 +321,7 @@ impl Pipeline {
             failure,
             started,
             encoders,
+            left_out: LeftOut::default(),
             packer,
             uploader,
             healthy: true,
@@ -317,13 +357,13 @@ impl Pipeline {
         self.jobs.close();
         let encoders = std::mem::take(&mut self.encoders);
         let joined = tokio::task::spawn_blocking(move || {
-            encoders
-                .into_iter()
-                .map(thread::JoinHandle::join)
-                .filter(Result::is_err)
-                .count()
+            let joined = encoders.into_iter().map(thread::JoinHandle::join);
+            joined.collect::<Result<Vec<_>, _>>().ok()
         });
-        self.healthy &= joined.await.is_ok_and(|panicked| panicked == 0);
+        match joined.await {
+            Ok(Some(all)) => all.into_iter().for_each(|one| self.left_out.add(one)),
+            _ => self.healthy = false,
+        }
         if self.healthy {
             Ok(())
         } else {
@@ -339,6 +379,7 @@ impl Pipeline {
         let read = self.finish_reading().await;
         let Self {
             failure,
+            left_out,
             packer,
             uploader,
             ..
@@ -352,9 +393,20 @@ impl Pipeline {
         }
         read?;
         match packed {
-            Ok(Ok(packed)) => Ok(packed.into_captured()),
+            Ok(Ok(packed)) => Ok(Captured {
+                left_out,
+                ..packed.into_captured()
+            }),
             _ => Err(PipelineError::Panic { stage: "pack" }),
         }
+    }
+}
+
+impl LeftOut {
+    fn add(&mut self, other: Self) {
+        self.zero.extend(other.zero);
+        self.lost.extend(other.lost);
+        self.same_pages += other.same_pages;
     }
 }
 

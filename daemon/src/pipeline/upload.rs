@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::observe::failpoint;
 
-use super::pipeline::{Failure, Figures, PipelineError};
+use super::{Failure, Figures, PipelineError};
 
 /// A finished pack.
 pub(super) type FinishedPack = (PackId, Bytes);

@@ -1,7 +1,8 @@
 //! The stage that reads memory and encodes it: OS threads, each with its own buffers and codec.
 //!
 //! Reading and encoding happen on one thread, so that the bytes are still in its cache. Zero pages
-//! are left out: a captured page that no run mentions is zero (`lifeboat.image.v1.AddressSpace`).
+//! are left out: a captured page that no run mentions is zero (`lifeboat.image.v1.AddressSpace`). So
+//! are pages that hold what is stored of them already.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,8 +14,12 @@ use lifeboat_format::{
 };
 use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
 use lifeboat_sys::vm::RemoteMemory;
+use lifeboat_track::ContentHash;
 
-use super::pipeline::{Encoded, Failure, Figures, Job, PipelineError, Target};
+/// Priority of threads that stand back (`nice(1)`).
+const BACKGROUND_NICE: i32 = 19;
+
+use super::{Encoded, Failure, Figures, Job, LeftOut, PipelineError, Target};
 
 /// What one encode thread works with.
 #[derive(Debug)]
@@ -24,20 +29,28 @@ pub(super) struct Stage {
     pub figures: Arc<Figures>,
     pub failure: Arc<Failure>,
     pub effort: Effort,
+    pub background: bool,
     pub seal: Arc<Seal>,
     pub started: Instant,
 }
 
 impl Stage {
     /// Works until the queue of jobs is closed, or something has failed anywhere.
-    pub(super) fn run(self) {
+    pub(super) fn run(self) -> LeftOut {
+        if self.background {
+            let this = rustix::thread::gettid();
+            if let Err(error) = rustix::process::setpriority_process(Some(this), BACKGROUND_NICE) {
+                tracing::debug!(%error, "a background thread does not stand back");
+            }
+        }
         let mut encoder = Encoder::new();
         let mut buffer = Vec::new();
+        let mut left_out = LeftOut::default();
         while let Ok(job) = self.jobs.recv_blocking() {
             if self.failure.is_set() {
                 break;
             }
-            match self.encode(job, &mut encoder, &mut buffer) {
+            match self.encode(job, &mut encoder, &mut buffer, &mut left_out) {
                 Ok(None) => {}
                 Ok(Some(encoded)) => {
                     if self.frames.send_blocking(encoded).is_err() {
@@ -54,6 +67,7 @@ impl Stage {
         if self.failure.is_set() || self.frames.is_closed() {
             self.jobs.close();
         }
+        left_out
     }
 
     fn encode(
@@ -61,6 +75,7 @@ impl Stage {
         job: Job,
         encoder: &mut Encoder,
         buffer: &mut Vec<u8>,
+        left_out: &mut LeftOut,
     ) -> Result<Option<Encoded>, PipelineError> {
         let (target, owner) = match job {
             Job::Memory {
@@ -68,17 +83,35 @@ impl Stage {
                 pid,
                 memory,
                 runs,
+                known,
+                may_vanish,
             } => {
-                let runs = self
-                    .read(&memory, &runs, buffer)
-                    .map_err(|source| PipelineError::Read { pid, source })?;
+                match self.read(&memory, &runs, buffer) {
+                    Ok(()) => {}
+                    Err(_) if may_vanish => {
+                        left_out.lost.extend(runs.iter().map(|run| (space, *run)));
+                        return Ok(None);
+                    }
+                    Err(source) => return Err(PipelineError::Read { pid, source }),
+                }
+                let sifted = sift(&runs, buffer, known.as_deref());
+                let zero = sifted.zero.iter().map(|run| (space, *run));
+                left_out.zero.extend(zero);
+                left_out.same_pages += sifted.same_pages;
+                let (runs, hashes) = (sifted.kept, sifted.hashes);
                 if runs.is_empty() {
                     return Ok(None);
                 }
-                (
-                    Target::Space(space, runs.clone()),
-                    FrameOwner::Memory { pid, runs },
-                )
+                let owner = FrameOwner::Memory {
+                    pid,
+                    runs: runs.clone(),
+                };
+                let target = Target::Space {
+                    space,
+                    runs,
+                    hashes,
+                };
+                (target, owner)
             }
             Job::Stream {
                 stream,
@@ -105,13 +138,13 @@ impl Stage {
         }))
     }
 
-    /// Reads `runs` into `buffer` and takes the zero pages out; returns the runs that are left.
+    /// Reads `runs` into `buffer`.
     fn read(
         &self,
         memory: &RemoteMemory,
         runs: &[PageRun],
         buffer: &mut Vec<u8>,
-    ) -> Result<Vec<PageRun>, lifeboat_sys::vm::VmError> {
+    ) -> Result<(), lifeboat_sys::vm::VmError> {
         let pages: usize = runs
             .iter()
             .map(|run| usize::try_from(run.pages).unwrap_or(0))
@@ -119,14 +152,24 @@ impl Stage {
         buffer.resize(pages * PAGE_BYTES, 0);
         memory.read_runs(runs, buffer)?;
         self.figures.note_read(buffer.len() as u64, self.started);
-        Ok(drop_zero_pages(runs, buffer))
+        Ok(())
     }
 }
 
-/// Moves the pages that are not zero to the front of `buffer`, cuts it there, and returns their
-/// runs.
-fn drop_zero_pages(runs: &[PageRun], buffer: &mut Vec<u8>) -> Vec<PageRun> {
-    let mut kept: Vec<PageRun> = Vec::with_capacity(runs.len());
+/// What pages turned out to be.
+#[derive(Debug, Default)]
+struct Sifted {
+    /// To be stored.
+    kept: Vec<PageRun>,
+    /// Of what is kept, page by page, if it is known what is stored.
+    hashes: Vec<ContentHash>,
+    zero: Vec<PageRun>,
+    same_pages: u64,
+}
+
+/// Moves the pages that are to be stored to the front of `buffer`, and cuts it there.
+fn sift(runs: &[PageRun], buffer: &mut Vec<u8>, known: Option<&[Option<ContentHash>]>) -> Sifted {
+    let mut sifted = Sifted::default();
     let mut written = 0;
     let pages = runs
         .iter()
@@ -137,41 +180,73 @@ fn drop_zero_pages(runs: &[PageRun], buffer: &mut Vec<u8>) -> Vec<PageRun> {
             .split_first_chunk()
             .expect("the buffer has all pages");
         if is_zero_page(content) {
+            push(&mut sifted.zero, page);
             continue;
+        }
+        if let Some(known) = known {
+            let hash = ContentHash::of(content);
+            if known.get(index).copied().flatten() == Some(hash) {
+                sifted.same_pages += 1;
+                continue;
+            }
+            sifted.hashes.push(hash);
         }
         buffer.copy_within(begin..begin + PAGE_BYTES, written);
         written += PAGE_BYTES;
-        match kept.last_mut() {
-            Some(last) if last.end() == page => last.pages += 1,
-            _ => kept.push(PageRun::new(page, 1)),
-        }
+        push(&mut sifted.kept, page);
     }
     buffer.truncate(written);
-    kept
+    sifted
+}
+
+/// Adds a page to ascending runs.
+fn push(runs: &mut Vec<PageRun>, page: PageIndex) {
+    match runs.last_mut() {
+        Some(last) if last.end() == page => last.pages += 1,
+        _ => runs.push(PageRun::new(page, 1)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn run(start: u64, pages: u64) -> PageRun {
+        PageRun::new(PageIndex(start), pages)
+    }
+
     #[test]
     fn only_pages_with_content_are_kept() {
-        let runs = [
-            PageRun::new(PageIndex(10), 3),
-            PageRun::new(PageIndex(20), 2),
-        ];
+        let runs = [run(10, 3), run(20, 2)];
         let mut buffer = vec![0; 5 * PAGE_BYTES];
         buffer[0] = 1; // page 10
         buffer[2 * PAGE_BYTES + 7] = 2; // page 12
         buffer[3 * PAGE_BYTES] = 3; // page 20
-        let kept = drop_zero_pages(&runs, &mut buffer);
-        let expected =
-            [(10, 1), (12, 1), (20, 1)].map(|(start, pages)| PageRun::new(PageIndex(start), pages));
-        assert_eq!(kept, expected);
+        let sifted = sift(&runs, &mut buffer, None);
+        assert_eq!(sifted.kept, [run(10, 1), run(12, 1), run(20, 1)]);
+        assert_eq!(sifted.zero, [run(11, 1), run(21, 1)]);
+        assert!(sifted.hashes.is_empty());
         assert_eq!(buffer.len(), 3 * PAGE_BYTES);
         assert_eq!(
             (buffer[0], buffer[PAGE_BYTES + 7], buffer[2 * PAGE_BYTES]),
             (1, 2, 3)
         );
+    }
+
+    #[test]
+    fn pages_that_hold_what_is_stored_are_left_out() {
+        let content = |byte| [byte; PAGE_BYTES];
+        let mut buffer = [content(1), content(2), content(3)].concat();
+        let known = [
+            Some(ContentHash::of(&content(1))),
+            None,
+            Some(ContentHash::of(&content(1))),
+        ];
+        let sifted = sift(&[run(5, 3)], &mut buffer, Some(&known));
+        assert_eq!(sifted.same_pages, 1);
+        assert_eq!(sifted.kept, [run(6, 2)]);
+        let stored = [content(2), content(3)];
+        assert_eq!(sifted.hashes, stored.each_ref().map(ContentHash::of));
+        assert_eq!(buffer, stored.concat());
     }
 }

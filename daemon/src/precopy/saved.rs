@@ -1,0 +1,219 @@
+//! What is saved of one address space.
+//!
+//! A page is in one of these states: *known* (its latest content is in a frame, or it held zeros when
+//! it was read), *pending* (reported dirty since), or neither: never seen. Only what is known need not
+//! be read at the freeze.
+
+use std::sync::Arc;
+
+use lifeboat_format::{error::Problem, index::PageIndexMap, runs::PageRunRef};
+use lifeboat_proto::units::{PageIndex, PageRun};
+use lifeboat_sys::vm::{RemoteMemory, VmError};
+use lifeboat_track::{ContentHash, Contents, Mode, Round, Runs};
+use rustix::process::Pid;
+
+use super::stored::{Renumbered, Stored};
+
+/// One address space.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    pub(crate) pid: Pid,
+    pub(crate) mode: Mode,
+    pub(crate) why: Option<String>,
+    memory: Option<Arc<RemoteMemory>>,
+    index: PageIndexMap,
+    zero: Runs,
+    contents: Contents,
+    /// To be captured.
+    pub(crate) pending: Runs,
+    /// To be captured even if they hold what is stored: it is to be stored elsewhere.
+    forced: Runs,
+    /// Could not be read; tried again after the next round, which tells whether they are there.
+    lost: Runs,
+    pub(crate) hot_pages: u64,
+    pub(crate) untracked_pages: u64,
+    pub(crate) tracked_pages: u64,
+}
+
+impl Saved {
+    /// Nothing is saved.
+    pub(crate) const fn new(pid: Pid) -> Self {
+        Self {
+            pid,
+            mode: Mode::Everything,
+            why: None,
+            memory: None,
+            index: PageIndexMap::new(),
+            zero: Runs::new(),
+            contents: Contents::new(),
+            pending: Runs::new(),
+            forced: Runs::new(),
+            lost: Runs::new(),
+            hot_pages: 0,
+            untracked_pages: 0,
+            tracked_pages: 0,
+        }
+    }
+
+    /// Where its memory is read.
+    pub(crate) fn memory(&mut self) -> Result<Arc<RemoteMemory>, VmError> {
+        match &self.memory {
+            Some(memory) => Ok(Arc::clone(memory)),
+            None => {
+                let memory = Arc::new(RemoteMemory::open(self.pid)?);
+                self.memory = Some(Arc::clone(&memory));
+                Ok(memory)
+            }
+        }
+    }
+
+    /// What a round of the tracker tells.
+    pub(crate) fn note(&mut self, round: &Round, stored: &mut Stored) {
+        for run in round.gone.as_slice() {
+            self.forget(*run, stored);
+        }
+        let lost = std::mem::take(&mut self.lost);
+        let pending = self.pending.or(&lost).minus(&round.gone);
+        self.pending = pending.or(&round.dirty);
+        self.forced = self.forced.minus(&round.gone);
+        self.hot_pages = round.hot_pages;
+        self.untracked_pages = round.untracked.pages();
+        self.tracked_pages = round.tracked_pages;
+    }
+
+    /// The pages of a run hold nothing that is stored.
+    fn forget(&mut self, run: PageRun, stored: &mut Stored) {
+        self.index.remove(run, |part| stored.displace(part));
+        self.contents.forget(run);
+        self.zero.remove(run);
+    }
+
+    /// The whole address space is gone.
+    pub(crate) fn end(&mut self, stored: &mut Stored) {
+        let runs: Vec<PageRunRef> = self.index.iter().collect();
+        for run in runs {
+            self.index.remove(run.run, |part| stored.displace(part));
+        }
+    }
+
+    /// The latest content of a run is in a frame.
+    pub(crate) fn keep(&mut self, run: PageRunRef, stored: &mut Stored) -> Result<(), Problem> {
+        self.index.apply(run, |part| stored.displace(part))?;
+        stored.live.add(run.frame, run.run.pages);
+        self.zero.remove(run.run);
+        // Until its hash is told.
+        self.contents.forget(run.run);
+        Ok(())
+    }
+
+    /// The pages of a run hold zeros.
+    pub(crate) fn keep_zero(&mut self, run: PageRun, stored: &mut Stored) {
+        self.forget(run, stored);
+        self.zero.insert(run);
+    }
+
+    /// The content of a page that was kept.
+    pub(crate) fn keep_hash(&mut self, page: PageIndex, hash: ContentHash) {
+        self.contents.set(page, hash);
+    }
+
+    /// Number of pages whose content is known by its hash.
+    pub(crate) const fn hashed_pages(&self) -> u64 {
+        self.contents.pages()
+    }
+
+    /// What is stored of a page, to be compared with what it holds.
+    pub(crate) fn hash(&self, page: PageIndex) -> Option<ContentHash> {
+        if self.forced.contains(page) {
+            return None;
+        }
+        self.contents.get(page)
+    }
+
+    /// Takes at most `pages` of what is to be captured.
+    pub(crate) fn take_pending(&mut self, pages: u64) -> Runs {
+        let mut taken = Runs::new();
+        let mut left = pages;
+        for run in self.pending.as_slice() {
+            let part = PageRun::new(run.start, run.pages.min(left));
+            taken.insert(part);
+            left -= part.pages;
+            if left == 0 {
+                break;
+            }
+        }
+        self.pending = self.pending.minus(&taken);
+        taken
+    }
+
+    /// What was taken was captured.
+    pub(crate) fn captured(&mut self, taken: &Runs) {
+        self.forced = self.forced.minus(taken);
+    }
+
+    /// What was taken could not be read.
+    pub(crate) fn lose(&mut self, run: PageRun) {
+        self.lost.insert(run);
+    }
+
+    /// What was taken was not captured.
+    pub(crate) fn put_back(&mut self, taken: &Runs) {
+        self.pending = self.pending.or(taken);
+    }
+
+    /// Captures anew what lies in some frames.
+    pub(crate) fn empty(&mut self, is_emptied: impl Fn(u32) -> bool) {
+        let runs: Runs = self
+            .index
+            .iter()
+            .filter(|run| is_emptied(run.frame))
+            .map(|run| run.run)
+            .collect();
+        self.pending = self.pending.or(&runs);
+        self.forced = self.forced.or(&runs);
+    }
+
+    /// Pages that need not be read: those that are known, and not pending.
+    pub(crate) fn known(&self) -> Runs {
+        let stored: Runs = self.index.iter().map(|run| run.run).collect();
+        let unknown = self.pending.or(&self.lost);
+        stored.or(&self.zero).minus(&unknown)
+    }
+
+    /// Whether a page is known, pending or not.
+    pub(crate) fn known_pages_within(&self, run: PageRun) -> u64 {
+        let stored: u64 = self.index.within(run).map(|part| part.run.pages).sum();
+        let zero: u64 = self.zero.within(run).map(|part| part.pages).sum();
+        stored + zero
+    }
+
+    /// Where the content of the pages of a run is stored.
+    pub(crate) fn within(&self, run: PageRun) -> impl Iterator<Item = PageRunRef> + '_ {
+        self.index.within(run)
+    }
+
+    /// Memory that the books of this address space take, in bytes.
+    pub(crate) fn heap_bytes(&self) -> u64 {
+        let runs =
+            [&self.zero, &self.pending, &self.forced, &self.lost].map(|runs| runs.as_slice().len());
+        let runs = runs.iter().sum::<usize>() * size_of::<PageRun>();
+        let hashes = self.contents.pages() * 17;
+        (self.index.heap_bytes() + runs) as u64 + hashes
+    }
+
+    /// Frames have new numbers.
+    pub(crate) fn renumber(&mut self, numbers: &Renumbered) {
+        let mut index = PageIndexMap::new();
+        for run in self.index.iter() {
+            let Some(frame) = numbers.frame(run.frame) else {
+                debug_assert!(false, "a frame in use is never dropped");
+                continue;
+            };
+            let run = PageRunRef { frame, ..run };
+            index
+                .apply(run, |_| {})
+                .expect("the same run with another number");
+        }
+        self.index = index;
+    }
+}
