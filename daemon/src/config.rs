@@ -118,6 +118,9 @@ pub struct Save {
     pub uploads: usize,
     /// Compression: `raw`, `fast`, `balanced` or `small`.
     pub effort: Effort,
+    /// Whether an evacuation is read back from the store and compared with the frozen memory before
+    /// it is committed. Takes long; for tests, and for whoever wants to know.
+    pub audit: bool,
     /// Longest time CRIU may take to describe a process tree.
     #[serde(with = "humantime_serde")]
     pub describe_timeout: Duration,
@@ -155,6 +158,7 @@ impl Default for Save {
             threads: cores.clamp(1, 16),
             uploads: 6,
             effort: Effort::Balanced,
+            audit: false,
             describe_timeout: Duration::from_secs(120),
         }
     }

@@ -115,7 +115,8 @@ pub struct Space {
     compare: bool,
     /// Pages whose content is still in the store, after a restore.
     pub missing: Vec<Run>,
-    memory: Arc<RemoteMemory>,
+    /// The memory.
+    pub(super) memory: Arc<RemoteMemory>,
 }
 
 /// PIDs of the tree, by the numbers inside.

@@ -15,6 +15,7 @@
 //! A checkpoint that lets the workload run on takes the same way, but releases it as soon as all
 //! of its memory was read.
 
+pub mod audit;
 pub mod base;
 pub mod commit;
 pub mod describe;

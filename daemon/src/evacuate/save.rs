@@ -15,6 +15,7 @@ use lifeboat_store::Call;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    audit::{self, AuditError, KernelsOwn},
     base::Loading,
     commit::{self, CommitError, Parts},
     describe::{Description, Found, StreamKind},
@@ -87,6 +88,9 @@ pub enum SaveError {
     /// The checkpoint is not whole.
     #[error("prove that the checkpoint is whole")]
     Proof(#[source] ProofError),
+    /// The store does not have what the tree holds.
+    #[error("compare the checkpoint with the frozen memory")]
+    Audit(#[source] AuditError),
     /// The commit failed.
     #[error("commit the checkpoint")]
     Commit(#[source] CommitError),
@@ -397,7 +401,13 @@ impl Save<'_> {
         let tasks = described.images().tasks();
         let root = tasks.map_err(|source| SaveError::Proof(ProofError::Images(source)))?;
         let root_pid = root.first().map_or(0, |task| task.pid);
+        let kernels_own = if self.context.config.save.audit {
+            KernelsOwn::of(described.images()).map_err(SaveError::Audit)?
+        } else {
+            KernelsOwn::default()
+        };
         Ok(Captured {
+            kernels_own,
             found,
             files,
             root_pid,
@@ -500,6 +510,14 @@ impl Save<'_> {
             let manifest = parts
                 .manifest(uploaded, captured)
                 .map_err(SaveError::Commit)?;
+            if self.context.config.save.audit && self.mode == Mode::Evacuate {
+                let spaces = &captured.found.spaces;
+                let own = &captured.kernels_own;
+                audit::check(self.context, &manifest, spaces, own, self.call())
+                    .await
+                    .map_err(SaveError::Audit)?;
+                self.report.mark("audit");
+            }
             commit::write(self.context, &manifest, self.call())
                 .await
                 .map_err(SaveError::Commit)
@@ -607,7 +625,8 @@ impl Save<'_> {
 const fn is_about_books(outcome: &Result<(), SaveError>) -> bool {
     matches!(
         outcome,
-        Err(SaveError::Ahead(BatchError::Ahead(_))
+        Err(SaveError::Audit(_)
+            | SaveError::Ahead(BatchError::Ahead(_))
             | SaveError::Commit(CommitError::Ahead(_) | CommitError::Uncaptured { .. }))
     )
 }
@@ -621,6 +640,8 @@ pub struct Captured {
     pub files: Option<(usize, u64)>,
     /// PID of the first process, inside.
     pub root_pid: u32,
+    /// For the audit.
+    pub kernels_own: KernelsOwn,
 }
 
 /// The failure itself, where `error` only says that the pipeline had stopped.

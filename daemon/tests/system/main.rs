@@ -14,6 +14,7 @@ mod support;
 mod bad_input;
 mod cycles;
 mod kill;
+mod precopy;
 mod programs;
 mod store_faults;
 mod users;

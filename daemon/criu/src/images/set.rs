@@ -77,6 +77,16 @@ impl ImageSet {
         tree::tasks(self)
     }
 
+    /// Where the threads of a process have registered restartable sequences (rseq(2)): address and
+    /// size, in bytes. The kernel writes there whenever a thread of a frozen process runs for
+    /// somebody else.
+    ///
+    /// # Errors
+    /// A `core-TID.img` is missing or malformed.
+    pub fn rseq_areas(&self, task: &Task) -> Result<Vec<(u64, u32)>, ImagesError> {
+        tree::rseq_areas(self, task)
+    }
+
     /// Mappings of a process, ascending.
     ///
     /// # Errors

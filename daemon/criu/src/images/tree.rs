@@ -51,6 +51,17 @@ pub(super) struct ThreadCore {
     pub(super) credentials: Option<Credentials>,
     #[prost(uint32, optional, tag = "11")]
     pub(super) seccomp_mode: Option<u32>,
+    #[prost(message, optional, tag = "15")]
+    rseq: Option<Rseq>,
+}
+
+/// Where a thread's restartable sequences are registered (rseq(2)).
+#[derive(Clone, PartialEq, Message)]
+struct Rseq {
+    #[prost(uint64, required, tag = "1")]
+    address: u64,
+    #[prost(uint32, required, tag = "2")]
+    bytes: u32,
 }
 
 /// A process of the tree.
@@ -98,6 +109,20 @@ pub(super) fn tasks(images: &ImageSet) -> Result<Vec<Task>, ImagesError> {
     } else {
         Ok(tasks)
     }
+}
+
+/// The areas of restartable sequences of a process's threads: address and size, in bytes.
+pub(super) fn rseq_areas(images: &ImageSet, task: &Task) -> Result<Vec<(u64, u32)>, ImagesError> {
+    let mut areas = Vec::new();
+    for tid in &task.threads {
+        let thread = core(images, *tid)?.thread;
+        areas.extend(
+            thread
+                .and_then(|thread| thread.rseq)
+                .map(|rseq| (rseq.address, rseq.bytes)),
+        );
+    }
+    Ok(areas)
 }
 
 /// `core-TID.img`.

@@ -51,7 +51,14 @@ impl Node {
     pub(crate) fn start_with(name: &str, store: &TestStore, options: NodeOptions<'_>) -> Self {
         let folder = tempfile::Builder::new().prefix("lb-").tempdir().unwrap();
         open_to_all(folder.path());
-        std::fs::write(folder.path().join(CONFIG), options.config).unwrap();
+        // What is committed is what was frozen, whatever the test is about.
+        let audit = if options.config.contains("[save]") || !options.faults.is_empty() {
+            ""
+        } else {
+            "\n[save]\naudit = true\n"
+        };
+        let config = format!("{}{audit}", options.config);
+        std::fs::write(folder.path().join(CONFIG), config).unwrap();
         let (url, mut environment) = if options.faults.is_empty() {
             (store.url().to_owned(), store.environment().to_vec())
         } else {
