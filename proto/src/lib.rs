@@ -51,6 +51,10 @@ generated!(
 /// What a client sends first on the daemon's socket to speak the hold protocol instead of gRPC.
 pub const HOLD_PREFACE: &[u8; 8] = b"LBHOLD1\n";
 
+/// What the journal of a load begins with (`Guarding` of the hold protocol). The byte after it is the
+/// mark: not zero while, or since, nobody but the daemon can know what memory is missing.
+pub const LOAD_JOURNAL_HEADER: &[u8; 8] = b"LBLOAD1\n";
+
 /// Largest frame of the hold protocol, in bytes.
 pub const HOLD_FRAME_BYTES_MAX: usize = 1 << 20;
 

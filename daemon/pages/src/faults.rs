@@ -11,7 +11,7 @@ use lifeboat_sys::uffd::{Event, EventBuffer, Uffd, UffdError};
 use rustix::event::{Timespec, epoll};
 
 use crate::{
-    LoadError,
+    Journal, LoadError,
     load::{DOORBELL, Load, Watch},
     missing::Look,
     process::{Health, Process, ProcessId, State},
@@ -111,6 +111,8 @@ impl Faults<'_> {
     fn read(&mut self, process: &Arc<Process>) -> Result<(), LoadError> {
         let mut demand = Vec::new();
         let mut children = Vec::new();
+        let window = Journal::open_window(self.load.options.journal.as_ref());
+        let window = window.map_err(|error| kernel(&process.id, "marking the journal", error))?;
         {
             let _gate = write(&process.gate);
             for _ in 0..READS_MAX {
@@ -140,6 +142,8 @@ impl Faults<'_> {
                 .serve(&Arc::new(child))
                 .map_err(|error| kernel(&id, "guarding the descriptor", error))?;
         }
+        let closed = window.close();
+        closed.map_err(|error| kernel(&process.id, "marking the journal", error))?;
         self.load.demand(&demand);
         Ok(())
     }
@@ -284,10 +288,10 @@ fn apply(process: &Process, state: &mut State, event: Event, children: &mut Vec<
 /// The child of `process`, missing what it missed.
 fn forked(process: &Process, state: &State, child: Uffd) -> Process {
     let has = |page: PageIndex| child.takes_pages(page).ok().flatten().unwrap_or(true);
-    let missing = state.missing.fork(has);
     let id = ProcessId {
         pid: process.id.pid,
         forked: crate::process::next_child(),
     };
+    let missing = state.missing.fork(id, has);
     Process::new(id, child, missing, true)
 }

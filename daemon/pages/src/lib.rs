@@ -20,6 +20,7 @@
 //! - [`missing`]: what an address space misses while its program moves, unmaps and forks it;
 //!   [`process`] has the argument why no stale byte gets into a page.
 //! - [`StoreSource`]: frames from an object store.
+//! - [`journal`]: what a successor needs to go on when this process is killed; [`resume`]: going on.
 //!
 //! # Guarantees
 //!
@@ -41,6 +42,7 @@ mod fetch;
 mod figures;
 mod frames;
 mod install;
+mod journal;
 mod layout;
 mod load;
 mod mapping;
@@ -50,6 +52,7 @@ mod plan;
 mod process;
 mod ready;
 mod report;
+mod resume;
 mod server;
 mod source;
 mod space;
@@ -58,8 +61,10 @@ mod sync;
 
 pub use coalesce::{GAP_BYTES_MAX, GET_BYTES_MAX};
 pub use error::{AddError, LoadError, StartError};
+pub use journal::{ABOUT_BYTES_MAX, History, HistoryError, JOURNAL_BYTES_MAX, Journal};
 pub use options::{DEMAND_RESERVE_BYTES, Guard, INSTALLERS_MAX, MEMORY_BYTES_MAX, Options};
 pub use report::{Progress, Report};
+pub use resume::{Guarded, ResumeError};
 pub use server::{PageServer, Paused, StillAlive};
 pub use source::{Arrived, FetchError, FrameSource, Urgency};
 pub use space::{Run, SPACE_PAGES_MAX, Space, SpaceError};

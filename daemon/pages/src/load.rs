@@ -21,9 +21,10 @@ use crate::{
     figures::Figures,
     frames::{Asked, Frames},
     install::Installed,
+    journal::Change,
     layout::Layout,
     plan::Plan,
-    process::Process,
+    process::{Process, ProcessId},
     ready::{Item, Ready},
     sync::lock,
 };
@@ -176,10 +177,16 @@ impl Load {
 
     /// Serves a process from now on.
     pub(crate) fn serve(&self, process: &Arc<Process>) -> io::Result<()> {
-        lock(&self.began).get_or_insert_with(Instant::now);
         if let Some(guard) = &self.options.guard {
-            guard.keep(process.uffd.try_clone().map_err(io::Error::other)?.into())?;
+            let uffd = process.uffd.try_clone().map_err(io::Error::other)?;
+            guard.keep(process.id.into(), uffd.into())?;
         }
+        self.serve_guarded(process)
+    }
+
+    /// The same for a process that is guarded already.
+    pub(crate) fn serve_guarded(&self, process: &Arc<Process>) -> io::Result<()> {
+        lock(&self.began).get_or_insert_with(Instant::now);
         let token = u64::from(self.tokens.fetch_add(1, Relaxed));
         self.figures.processes.fetch_add(1, Relaxed);
         lock(&self.processes).insert(token, Arc::clone(process));
@@ -191,12 +198,20 @@ impl Load {
         Ok(added?)
     }
 
+    /// Writes down what is not about the memory of one process.
+    pub(crate) fn note(&self, process: ProcessId, change: &Change) {
+        if let Some(journal) = &self.options.journal {
+            journal.note(process, change);
+        }
+    }
+
     /// Forgets a process that is gone.
     pub(crate) fn forget(&self, token: u64) {
-        let process = lock(&self.processes).remove(&token);
-        if let Some(process) = process
-            && let Err(error) = epoll::delete(&self.epoll, &process.uffd)
-        {
+        let Some(process) = lock(&self.processes).remove(&token) else {
+            return;
+        };
+        self.note(process.id, &Change::Gone);
+        if let Err(error) = epoll::delete(&self.epoll, &process.uffd) {
             tracing::debug!(process = %process.id, %error, "already left the set of descriptors");
         }
     }

@@ -1,6 +1,7 @@
 //! Which pages of a running address space still miss their content, and what that is.
 //!
-//! A pure data structure: events go in, answers come out; no descriptors, no threads.
+//! A pure data structure: events go in, answers come out; no descriptors, no threads. What changes
+//! it can be written down ([`Log`]), and is the same when it is [done again](Missing::again).
 //!
 //! # What makes it more than a bitmap
 //!
@@ -32,15 +33,17 @@
 //! - a mapping that grew in place, whose new part lies where another thread has just unmapped
 //!   something, or is moved before it was ever touched.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, ops::Range, sync::Arc};
 
 use lifeboat_proto::units::{PageIndex, PageRun};
 
 use crate::{
     Run,
     bits::Bits,
+    journal::{Change, Log},
     layout::{Layout, Ordinal},
     mapping::{Mapping, Origin, Piece},
+    process::ProcessId,
 };
 
 /// Most remembered pieces that were left by an unread fork's deeds. When there are more, the oldest
@@ -76,6 +79,10 @@ pub(crate) enum Absent {
     Unexplained,
 }
 
+/// No change of one process's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unknown;
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Missing {
@@ -91,6 +98,7 @@ pub(crate) struct Missing {
     /// What left its place since the last rest, in the order of leaving.
     ghosts: VecDeque<Piece>,
     forked: bool,
+    log: Log,
 }
 
 impl Missing {
@@ -115,7 +123,33 @@ impl Missing {
             displaced: Vec::new(),
             ghosts: VecDeque::new(),
             forked: false,
+            log: Log::default(),
         }
+    }
+
+    /// Changes are written down from now on.
+    pub(crate) fn log_to(&mut self, log: Log) {
+        self.log = log;
+    }
+
+    /// Does a change again that was written down. Answers the child, if it is a fork.
+    pub(crate) fn again(&mut self, change: &Change) -> Result<Option<Self>, Unknown> {
+        match change {
+            Change::Installed(captured) => drop(self.installed(*captured)),
+            Change::Removed(range) => self.removed(*range),
+            Change::Unmapped(range) => self.unmapped(*range),
+            Change::Absent(now) => drop(self.absent(*now)),
+            Change::Moved(from, to) => self.moved(*from, *to),
+            Change::AtRest => self.at_rest(),
+            Change::Grown(page) => drop(self.fault(*page)),
+            Change::Forked(_, answers) => {
+                let answers = RefCell::new(answers.iter());
+                let child = self.child(|_| answers.borrow_mut().next().copied().unwrap_or(true));
+                return Ok(Some(child));
+            }
+            Change::Served | Change::AllAdded | Change::Gone => return Err(Unknown),
+        }
+        Ok(None)
     }
 
     /// Pages that are still to be installed.
@@ -140,6 +174,7 @@ impl Missing {
                 .map_or(Look::Zero, |captured| self.look(captured.start)),
             None => {
                 // Grown in place: of this the kernel tells nothing.
+                self.log.note(&Change::Grown(page));
                 let now = PageRun::new(page, 1);
                 self.mapping.insert(Piece {
                     now,
@@ -236,6 +271,7 @@ impl Missing {
 
     /// Content was installed (or found there) in pages that were `captured` at the freeze.
     pub(crate) fn installed(&mut self, captured: PageRun) -> u32 {
+        self.log.note(&Change::Installed(captured));
         let cleared = self.bits.clear(self.layout.ordinals(captured));
         self.remaining -= u64::from(cleared);
         cleared
@@ -246,6 +282,7 @@ impl Missing {
         if !self.forked {
             return Absent::Unexplained;
         }
+        self.log.note(&Change::Absent(now));
         for piece in self.mapping.take(now) {
             self.left(piece);
         }
@@ -266,6 +303,7 @@ impl Missing {
 
     /// The kernel reports that `range` was unmapped.
     pub(crate) fn unmapped(&mut self, range: PageRun) {
+        self.log.note(&Change::Unmapped(range));
         for piece in self.leave(range) {
             self.left(piece);
         }
@@ -273,6 +311,7 @@ impl Missing {
 
     /// The kernel reports that `from` was moved to `to`.
     pub(crate) fn moved(&mut self, from: PageRun, to: PageIndex) {
+        self.log.note(&Change::Moved(from, to));
         let target = PageRun::new(to, from.pages);
         let before = self.mapping.take(target);
         self.remember(&before);
@@ -337,6 +376,7 @@ impl Missing {
 
     /// The kernel reports that the content of `range` is thrown away: from now on it is zeros.
     pub(crate) fn removed(&mut self, range: PageRun) {
+        self.log.note(&Change::Removed(range));
         let pieces: Vec<Piece> = self.mapping.pieces(range).collect();
         for captured in pieces.into_iter().filter_map(Piece::captured) {
             let cleared = self.bits.clear(self.layout.ordinals(captured));
@@ -346,6 +386,9 @@ impl Missing {
 
     /// Every report of the kernel was read: what was kept for unread ones is void.
     pub(crate) fn at_rest(&mut self) {
+        if self.is_unsettled() {
+            self.log.note(&Change::AtRest);
+        }
         self.ghosts.clear();
         for piece in std::mem::take(&mut self.displaced) {
             self.left(piece);
@@ -354,7 +397,19 @@ impl Missing {
 
     /// The kernel reports that a child was forked: what it misses. `has` tells whether the child has
     /// a mapping that takes pages there.
-    pub(crate) fn fork(&self, has: impl Fn(PageIndex) -> bool) -> Self {
+    pub(crate) fn fork(&self, id: ProcessId, has: impl Fn(PageIndex) -> bool) -> Self {
+        let answers: RefCell<Vec<bool>> = RefCell::default();
+        let mut child = self.child(|page| {
+            let answer = has(page);
+            answers.borrow_mut().push(answer);
+            answer
+        });
+        self.log.note(&Change::Forked(id.forked, answers.into_inner()));
+        child.log = self.log.of(id);
+        child
+    }
+
+    fn child(&self, has: impl Fn(PageIndex) -> bool) -> Self {
         let mut child = Self {
             layout: Arc::clone(&self.layout),
             bits: self.bits.clone(),
@@ -363,6 +418,7 @@ impl Missing {
             displaced: Vec::new(),
             ghosts: VecDeque::new(),
             forked: true,
+            log: Log::default(),
         };
         for range in &self.layout.wiped_on_fork {
             child.bits.clear(child.layout.ordinals(*range));

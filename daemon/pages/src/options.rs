@@ -4,6 +4,8 @@ use std::{fmt::Debug, io, os::fd::OwnedFd, sync::Arc};
 
 use tokio::runtime::Handle;
 
+use crate::{Guarded, Journal};
+
 /// Most content that is fetched or waits for its installation at one time, in bytes.
 pub const MEMORY_BYTES_MAX: u64 = 64 << 20;
 
@@ -20,12 +22,13 @@ pub const INSTALLERS_MAX: usize = 4;
 pub trait Guard: Send + Sync + Debug {
     /// Takes a duplicate. Called for each descriptor before a fault of it is answered: by
     /// [`crate::PageServer::add`], and by the fault thread for a process that was forked while
-    /// loading. It must not wait: put it into a bounded queue.
+    /// loading. On return it must be out of this process: the forked one runs, and would see zeros
+    /// if this process died.
     ///
     /// # Errors
     ///
     /// The load fails: without a guard the process could see zeros.
-    fn keep(&self, uffd: OwnedFd) -> io::Result<()>;
+    fn keep(&self, process: Guarded, uffd: OwnedFd) -> io::Result<()>;
 }
 
 /// How a load is done.
@@ -41,6 +44,8 @@ pub struct Options {
     pub demand_reserve_bytes: u64,
     /// Who keeps duplicates of the descriptors.
     pub guard: Option<Arc<dyn Guard>>,
+    /// Where to write down what a successor must know; see [`crate::PageServer::resume`].
+    pub journal: Option<Arc<Journal>>,
 }
 
 impl Options {
@@ -54,6 +59,7 @@ impl Options {
             memory_bytes_max: MEMORY_BYTES_MAX,
             demand_reserve_bytes: DEMAND_RESERVE_BYTES,
             guard: None,
+            journal: None,
         }
     }
 
@@ -61,6 +67,13 @@ impl Options {
     #[must_use]
     pub fn guarded_by(mut self, guard: Arc<dyn Guard>) -> Self {
         self.guard = Some(guard);
+        self
+    }
+
+    /// The same with a journal.
+    #[must_use]
+    pub fn journaled_in(mut self, journal: Arc<Journal>) -> Self {
+        self.journal = Some(journal);
         self
     }
 }

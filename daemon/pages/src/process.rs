@@ -67,10 +67,20 @@ pub(crate) struct ProcessId {
     pub(crate) forked: u32,
 }
 
+/// Stands for all processes where one is to be named.
+pub(crate) const NOBODY: ProcessId = ProcessId { pid: 0, forked: 0 };
+
+/// The number of the next process that is forked while loading.
+static CHILDREN: AtomicU32 = AtomicU32::new(1);
+
 /// A number for the next process that is forked while loading.
 pub(crate) fn next_child() -> u32 {
-    static CHILDREN: AtomicU32 = AtomicU32::new(1);
     CHILDREN.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A number was given by a predecessor.
+pub(crate) fn is_taken(child: u32) {
+    CHILDREN.fetch_max(child.saturating_add(1), Ordering::Relaxed);
 }
 
 /// What the kernel says of a process.

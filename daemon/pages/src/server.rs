@@ -17,10 +17,11 @@ use crate::{
     StartError,
     error::Chain,
     faults, fetch,
+    journal::{Change, Log},
     layout::Layout,
     load::{DOORBELL, Load, Watch},
     missing::Missing,
-    process::{Health, Process, ProcessId},
+    process::{Health, NOBODY, Process, ProcessId},
     ready::Item,
     sync::{lock, write},
 };
@@ -31,7 +32,7 @@ use crate::{
 /// processes that live open for ever: processes that block are better than processes that see zeros.
 #[derive(Debug)]
 pub struct PageServer {
-    load: Arc<Load>,
+    pub(crate) load: Arc<Load>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -59,6 +60,17 @@ impl PageServer {
         spaces: Vec<Space>,
         options: Options,
     ) -> Result<Self, StartError> {
+        let server = Self::over(source, spaces, options)?;
+        server.run()?;
+        Ok(server)
+    }
+
+    /// A server that does nothing yet.
+    pub(crate) fn over(
+        source: Arc<dyn FrameSource>,
+        spaces: Vec<Space>,
+        options: Options,
+    ) -> Result<Self, StartError> {
         let mut layouts = BTreeMap::new();
         for space in spaces {
             space.validate().map_err(StartError::Space)?;
@@ -80,16 +92,21 @@ impl PageServer {
         let data = epoll::EventData::new_u64(DOORBELL);
         epoll::add(&set, &doorbell, data, epoll::EventFlags::IN).map_err(kernel("the doorbell"))?;
         let load = Arc::new(Load::new(source, layouts, options, set, doorbell));
-        let server = Self {
-            load: Arc::clone(&load),
+        Ok(Self {
+            load,
             threads: Mutex::default(),
-        };
-        server.spawn("lb-faults", faults::run)?;
+        })
+    }
+
+    /// Begins to serve.
+    pub(crate) fn run(&self) -> Result<(), StartError> {
+        let load = &self.load;
+        self.spawn("lb-faults", faults::run)?;
         for _ in 0..load.options.installers.max(1) {
-            server.spawn("lb-install", install)?;
+            self.spawn("lb-install", install)?;
         }
-        drop(load.options.runtime.spawn(fetch::run(Arc::clone(&load))));
-        Ok(server)
+        drop(load.options.runtime.spawn(fetch::run(Arc::clone(load))));
+        Ok(())
     }
 
     fn spawn(&self, name: &str, run: fn(&Arc<Load>)) -> Result<(), StartError> {
@@ -126,8 +143,11 @@ impl PageServer {
         {
             return Err(AddError::Twice { pid });
         }
-        let missing = Missing::new(Arc::clone(layout));
+        let mut missing = Missing::new(Arc::clone(layout));
         let id = ProcessId { pid, forked: 0 };
+        let journal = self.load.options.journal.as_ref();
+        missing.log_to(Log::new(journal, id));
+        self.load.note(id, &Change::Served);
         let process = Process::new(id, Uffd::from(uffd), missing, false);
         let step = "serving a userfaultfd";
         self.load
@@ -147,6 +167,7 @@ impl PageServer {
         if let Some(layout) = missing {
             self.load.fail(LoadError::NotHandedOver { pid: layout.pid });
         }
+        self.load.note(NOBODY, &Change::AllAdded);
         self.load.all_added.store(true, Relaxed);
         self.load.fetcher.notify_one();
         self.load.ring();

@@ -12,7 +12,7 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::Space;
+use crate::{Journal, Space};
 
 /// Set to tell the story of the seed that failed.
 static TELL: AtomicBool = AtomicBool::new(false);
@@ -77,6 +77,55 @@ struct Process {
     /// Memory that the program may use once nobody is leaving there any more.
     later: Vec<PageRun>,
     state: Missing,
+    id: ProcessId,
+}
+
+/// The journal of a program, for takeovers.
+struct Takeovers {
+    folder: tempfile::TempDir,
+    layout: Arc<Layout>,
+    journal: Option<Arc<Journal>>,
+}
+
+impl Takeovers {
+    fn begin(layout: &Arc<Layout>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::create(&folder.path().join("load"), b"").unwrap();
+        Self {
+            folder,
+            layout: Arc::clone(layout),
+            journal: Some(Arc::new(journal)),
+        }
+    }
+
+    /// The server dies; the next one has the journal. Of what was put in last, some was not written
+    /// down.
+    fn happen(&mut self, processes: &mut [Process], rng: &mut StdRng) {
+        for process in &mut *processes {
+            process.state.log_to(Log::default());
+        }
+        self.journal = None;
+        let (journal, mut history) = Journal::resume(&self.folder.path().join("load")).unwrap();
+        let lost = rng.random_range(0..3);
+        for _ in 0..lost {
+            history.changes.pop_if(|(_, last)| matches!(last, Change::Installed(_)));
+        }
+        let journal = Arc::new(journal);
+        let id = processes[0].id;
+        let mut past = BTreeMap::from([(id, Missing::new(Arc::clone(&self.layout)))]);
+        for (id, change) in &history.changes {
+            let child = past.get_mut(id).unwrap().again(change).unwrap();
+            if let (Some(child), Change::Forked(forked, _)) = (child, change) {
+                let forked = *forked;
+                past.insert(ProcessId { forked, ..*id }, child);
+            }
+        }
+        for process in processes {
+            process.state = past.remove(&process.id).unwrap();
+            process.state.log_to(Log::new(Some(&journal), process.id));
+        }
+        self.journal = Some(journal);
+    }
 }
 
 fn tell(what: impl FnOnce() -> String) {
@@ -114,7 +163,10 @@ fn layout(rng: &mut StdRng) -> Arc<Layout> {
 }
 
 impl Process {
-    fn first(layout: &Arc<Layout>, forks: bool) -> Self {
+    fn first(layout: &Arc<Layout>, forks: bool, journal: Option<&Arc<Journal>>) -> Self {
+        let id = ProcessId { pid: 1, forked: 0 };
+        let mut state = Missing::new(Arc::clone(layout));
+        state.log_to(Log::new(journal, id));
         let content = |page| match layout.find(PageIndex(page)) {
             Some(_) => Content::Captured(page),
             None => Content::Zero,
@@ -132,7 +184,8 @@ impl Process {
             left: BTreeSet::new(),
             stale: BTreeSet::new(),
             later: Vec::new(),
-            state: Missing::new(Arc::clone(layout)),
+            state,
+            id,
         }
     }
 
@@ -318,7 +371,9 @@ impl Process {
                 }
             }
             Event::Fork { child, blocks } => {
-                let state = self.state.fork(|page| child.contains_key(&page.0));
+                let forked = crate::process::next_child();
+                let id = ProcessId { pid: 1, forked };
+                let state = self.state.fork(id, |page| child.contains_key(&page.0));
                 let believed = |page: &u64| state.mapping.find(PageIndex(*page)).is_some();
                 let stale = |page: &u64| believed(page) && !child.contains_key(page);
                 return Some(Self {
@@ -331,6 +386,7 @@ impl Process {
                     deeds: Vec::new(),
                     later: Vec::new(),
                     state,
+                    id,
                 });
             }
         }
@@ -430,9 +486,17 @@ fn program(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let layout = layout(&mut rng);
     let forks = rng.random();
-    let mut processes = vec![Process::first(&layout, forks)];
+    let mut takeovers = rng.random_bool(0.3).then(|| Takeovers::begin(&layout));
+    let journal = takeovers.as_ref().and_then(|all| all.journal.as_ref());
+    let mut processes = vec![Process::first(&layout, forks, journal)];
     for _ in 0..rng.random_range(5..80) {
         let may_fork = forks && processes.len() < PROCESSES;
+        if let Some(takeovers) = &mut takeovers
+            && rng.random_bool(0.05)
+        {
+            tell(|| "takeover".to_owned());
+            takeovers.happen(&mut processes, &mut rng);
+        }
         let at = rng.random_range(0..processes.len());
         let process = &mut processes[at];
         match rng.random_range(0..10) {

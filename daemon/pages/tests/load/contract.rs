@@ -1,18 +1,14 @@
 //! What the daemon relies on: what happens when memory cannot be had (never zeros), to several
 //! processes, and when a workload is saved again before it is loaded.
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use lifeboat_pages::{Guard, LoadError, Options, PageServer, Space, Urgency};
+use lifeboat_pages::{LoadError, Options, PageServer, Space, Urgency};
 
 use crate::{
     source::MemorySource,
     support::begin,
+    takeover::Kept,
     target::{LARGE, PATIENCE, PID, Program, Target},
 };
 
@@ -54,17 +50,6 @@ async fn when_memory_cannot_be_had_the_load_fails_and_the_process_blocks() {
     blocks(&mut target).await;
     target.kill().await;
     server.abort().unwrap();
-}
-
-/// Keeps descriptors as the hold does.
-#[derive(Debug, Default)]
-struct Kept(Mutex<Vec<OwnedFd>>);
-
-impl Guard for Kept {
-    fn keep(&self, uffd: OwnedFd) -> io::Result<()> {
-        self.0.lock().unwrap().push(uffd);
-        Ok(())
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,4 +13,5 @@ mod random;
 mod source;
 mod store;
 mod support;
+mod takeover;
 mod target;
