@@ -88,6 +88,10 @@ pub struct Config {
     /// How long an owner may stay silent before another node may take its workload over.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
+    /// How long a workload whose memory is not loaded completely waits for a daemon that has died;
+    /// zero: it is ended at once.
+    #[serde(with = "humantime_serde")]
+    pub takeover_wait: Duration,
     /// Longest time for reading one object other than a pack.
     #[serde(with = "humantime_serde")]
     pub read_timeout: Duration,
@@ -189,6 +193,8 @@ struct File {
     #[serde(default, with = "humantime_serde")]
     lease: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
+    takeover_wait: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
     read_timeout: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
     notice: Option<Duration>,
@@ -242,6 +248,7 @@ impl Config {
             precopy: file.precopy,
             lease: file.lease.unwrap_or(Duration::from_secs(30)),
             notice: file.notice.unwrap_or(Duration::from_secs(25)),
+            takeover_wait: file.takeover_wait.unwrap_or(Duration::from_secs(60)),
             read_timeout: file.read_timeout.unwrap_or(Duration::from_secs(120)),
             state_dir,
         };

@@ -18,7 +18,7 @@ use crate::{
     evacuate::{self, outcomes::Outcomes},
     journal::{Journal, JournalError},
     observe::metrics::Metrics,
-    platform,
+    platform, restore,
     service::{self, identity::Caller, socket::SocketError},
     watch,
     workload::Registry,
@@ -236,6 +236,7 @@ impl Context {
 pub async fn run(config: Config) -> Result<(), StartError> {
     let context = Context::build(config).await?;
     evacuate::recover::recover(&context);
+    restore::handover::clear_up();
     let drain = tokio_util::sync::CancellationToken::new();
     let serving = service::serve(Arc::clone(&context), drain.clone()).await?;
     let renewing = tokio::spawn(service::renew::run(Arc::clone(&context), drain.clone()));

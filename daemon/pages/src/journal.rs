@@ -63,7 +63,7 @@ pub const ABOUT_BYTES_MAX: usize = HEADER_BYTES - ABOUT_OFFSET - 4;
 const MARK_OFFSET: u64 = LOAD_JOURNAL_HEADER.len() as u64;
 
 /// Answers in one record.
-const ANSWERS: usize = 128;
+const ANSWERS: usize = 64;
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -356,10 +356,9 @@ fn encode(process: ProcessId, change: &Change, bytes: &mut Vec<u8>) -> bool {
         Change::Forked(child, answers) => {
             record(process, 11, *child, answers.len() as u64, 0);
             for answers in answers.chunks(ANSWERS) {
-                let bit = |(at, answer): (usize, &bool)| u128::from(*answer) << at;
-                let bits: u128 = answers.iter().enumerate().map(bit).sum();
-                let [low, high] = [bits, bits >> 64].map(|bits| (bits & u128::from(u64::MAX)) as u64);
-                record(process, 12, 0, low, high);
+                let bit = |(at, answer): (usize, &bool)| u64::from(*answer) << at;
+                let bits = answers.iter().enumerate().map(bit).sum();
+                record(process, 12, 0, bits, 0);
             }
         }
     }
@@ -403,10 +402,9 @@ fn decode(records: &[[u8; RECORD_BYTES]]) -> Option<Vec<(ProcessId, Change)>> {
                 let count = usize::try_from(a).ok()?;
                 let mut answers = Vec::new();
                 while answers.len() < count {
-                    let (_, 12, _, low, high) = records.next()? else {
+                    let (_, 12, _, bits, _) = records.next()? else {
                         return None;
                     };
-                    let bits = u128::from(low) | u128::from(high) << 64;
                     let here = ANSWERS.min(count - answers.len());
                     answers.extend((0..here).map(|at| bits >> at & 1 == 1));
                 }
@@ -441,7 +439,10 @@ mod tests {
             Just(Change::Served),
             Just(Change::AllAdded),
             Just(Change::Gone),
-            (any::<u32>(), proptest::collection::vec(any::<bool>(), 0..300))
+            (
+                any::<u32>(),
+                proptest::collection::vec(any::<bool>(), 0..300)
+            )
                 .prop_map(|(child, answers)| Change::Forked(child, answers)),
         ]
     }
@@ -508,7 +509,10 @@ mod tests {
         let id = ProcessId { pid: 1, forked: 0 };
         let huge = PageRun::new(PageIndex(0), 1 << 40);
         journal.note(id, &Change::Moved(huge, PageIndex(1)));
-        Journal::open_window(Some(&journal)).unwrap().close().unwrap();
+        Journal::open_window(Some(&journal))
+            .unwrap()
+            .close()
+            .unwrap();
         drop(journal);
         let error = Journal::resume(&path).unwrap_err();
         assert!(matches!(error, HistoryError::Unproved), "{error:?}");

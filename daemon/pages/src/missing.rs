@@ -404,7 +404,8 @@ impl Missing {
             answers.borrow_mut().push(answer);
             answer
         });
-        self.log.note(&Change::Forked(id.forked, answers.into_inner()));
+        self.log
+            .note(&Change::Forked(id.forked, answers.into_inner()));
         child.log = self.log.of(id);
         child
     }

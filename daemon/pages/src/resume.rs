@@ -6,7 +6,12 @@
 //! that the predecessor had read and not answered are told again: all threads that wait are woken,
 //! and look again.
 
-use std::{collections::BTreeMap, io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use lifeboat_proto::units::{PageIndex, PageRun};
 use lifeboat_sys::uffd::Uffd;
@@ -102,12 +107,15 @@ impl PageServer {
                 return Err(ResumeError::Unguarded { process });
             };
             missing.log_to(Log::new(server.load.options.journal.as_ref(), id));
+            let forked = u32::from(id.forked > 0);
+            let figures = &server.load.figures;
+            figures.forked.fetch_add(forked, Relaxed);
             let served = Arc::new(Process::new(id, Uffd::from(uffd), missing, true));
             let served_again = server.load.serve_guarded(&served);
             served_again.map_err(|source| ResumeError::Kernel { process, source })?;
             wake_all(&served)?;
         }
-        server.load.all_added.store(true, std::sync::atomic::Ordering::Relaxed);
+        server.load.all_added.store(true, Relaxed);
         server.run().map_err(ResumeError::Start)?;
         Ok(server)
     }
@@ -133,12 +141,22 @@ impl PageServer {
                     let child = missing.again(change).map_err(|_| impossible())?;
                     if let (Some(child), Change::Forked(forked, _)) = (child, change) {
                         let pid = id.pid;
-                        past.insert(ProcessId { pid, forked: *forked }, child);
+                        past.insert(
+                            ProcessId {
+                                pid,
+                                forked: *forked,
+                            },
+                            child,
+                        );
                     }
                 }
             }
         }
-        if all_added { Ok(past) } else { Err(ResumeError::Unfinished) }
+        if all_added {
+            Ok(past)
+        } else {
+            Err(ResumeError::Unfinished)
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     claim::{Decision, Wish},
     daemon::Context,
     deadline::Deadline,
-    evacuate::{Mode, Save, base::Loading, report::SaveReport},
+    evacuate::{Mode, Save, report::SaveReport},
     observe::{
         chain, failpoint,
         metrics::{RestoreLabels, Success},
@@ -235,12 +235,9 @@ async fn restore_into(
     let Some(tree_pid) = runs(context, workload, pid, root_pid, phase).await else {
         return Err("the restored tree ended at once".to_owned());
     };
-    workload.exclusive().await.loading = Some(Loading {
-        server: Arc::clone(&running.server),
-        manifest: Arc::clone(&running.manifest),
-    });
+    workload.exclusive().await.loading = Some(running.load.loading.clone());
     let (context, workload) = (Arc::clone(context), Arc::clone(workload));
-    tokio::spawn(async move { load::load(&context, &workload, running, tree_pid).await });
+    tokio::spawn(async move { load::load(&context, &workload, running.load, tree_pid).await });
     Ok(())
 }
 
@@ -278,6 +275,20 @@ pub async fn runs(
     Some(pid)
 }
 
+/// Whether a workload that runs was evacuated by a daemon before this one; its hold is told.
+pub async fn was_evacuated(context: &Arc<Context>, workload: &SharedWorkload) -> bool {
+    context.outcomes.settled(&workload.instance).await;
+    let Some(checkpoint) = context.outcomes.get(&workload.instance) else {
+        return false;
+    };
+    workload.publish("evacuated before", |view| view.phase = Phase::Evacuated);
+    let evacuated = hold::Evacuated { checkpoint };
+    workload
+        .tell_hold(Message::Evacuated(evacuated), Vec::new())
+        .await;
+    true
+}
+
 /// Takes a workload over that runs already: this daemon was started after it.
 pub async fn adopt(
     context: &Arc<Context>,
@@ -285,13 +296,7 @@ pub async fn adopt(
     hold_pid: u32,
     root_pid: u32,
 ) {
-    context.outcomes.settled(&workload.instance).await;
-    if let Some(checkpoint) = context.outcomes.get(&workload.instance) {
-        workload.publish("evacuated before", |view| view.phase = Phase::Evacuated);
-        let evacuated = hold::Evacuated { checkpoint };
-        workload
-            .tell_hold(Message::Evacuated(evacuated), Vec::new())
-            .await;
+    if was_evacuated(context, workload).await {
         return;
     }
     runs(context, workload, hold_pid, root_pid, Phase::Running).await;

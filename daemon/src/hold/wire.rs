@@ -35,6 +35,9 @@ pub enum WireError {
         /// Its claimed size.
         bytes: usize,
     },
+    /// The peer said something that does not belong here.
+    #[error("the hold said something that does not belong here")]
+    Unexpected,
     /// The system refused.
     #[error("talk to the hold")]
     Socket(#[source] FdPassError),

@@ -1,29 +1,46 @@
 //! After the tree runs: its memory is loaded, and the claim becomes final.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use lifeboat_format::HeadState;
 use lifeboat_proto::hold::{self, to_hold::Message};
 
-use super::Running;
 use crate::{
     daemon::Context,
+    evacuate::base::Loading,
     observe::{chain, failpoint},
     workload::{Phase, Workload, tree},
 };
 
+/// A load that goes on.
+#[derive(Debug)]
+pub struct Load {
+    /// What is loaded.
+    pub loading: Loading,
+    /// What a successor must know of it.
+    pub journal: Arc<lifeboat_pages::Journal>,
+    /// When the restore, or its takeover, began.
+    pub began: Instant,
+}
+
 /// Waits until all memory of a restored workload is in, then makes the claim final. When it cannot
 /// be had, kills the tree and gives the claim back.
-pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Running, pid: u32) {
-    let follow = follow(Arc::clone(workload), Arc::clone(&running.server));
-    let loaded = running.server.loaded().await;
+pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, load: Load, pid: u32) {
+    let Load {
+        loading: Loading { server, manifest },
+        journal,
+        began,
+    } = load;
+    let follow = follow(Arc::clone(workload), Arc::clone(&server));
+    let loaded = server.loaded().await;
     follow.abort();
     // A save that goes on keeps the load's state; when it has taken the tree away, that is that.
     let mut body = workload.exclusive().await;
     body.loading = None;
-    drop(running.manifest);
+    drop(manifest);
     if workload.view().phase != Phase::Loading {
-        if let Ok(Err(alive)) = loaded.map(|_| running.server.abort()) {
+        journal.remove();
+        if let Ok(Err(alive)) = loaded.map(|_| server.abort()) {
             tracing::debug!(
                 error = chain(&alive),
                 "the processes of an ended load are not gone yet"
@@ -33,21 +50,19 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
     }
     match loaded {
         Ok(report) => {
-            tracing::info!(
-                workload = %workload.name,
-                elapsed_ms = running.began.elapsed().as_millis(),
-                demand_faults = report.progress.demand_faults,
-                installed_bytes = report.progress.installed_bytes,
-                demand_p99_us = report.demand_p99.as_micros(),
-                "all memory is loaded"
-            );
+            tell(workload, &report, began);
             // The hold first: from here on the daemon's death does not matter to the tree.
-            workload
-                .tell_hold(Message::Loaded(hold::Loaded {}), Vec::new())
-                .await;
+            let told = workload.hold_has(Message::Loaded(hold::Loaded {}), Vec::new());
+            let told = told.await;
             failpoint::reach("restore-loaded");
             settle(context, workload, HeadState::Running).await;
-            if let Some(server) = Arc::into_inner(running.server) {
+            if told {
+                journal.remove();
+            } else {
+                // Its hold will come back, believing that something is missing.
+                tracing::warn!(workload = %workload.name, "the hold has not heard that all is loaded");
+            }
+            if let Some(server) = Arc::into_inner(server) {
                 server.finish();
             }
             workload.publish("all memory is loaded", |view| {
@@ -72,12 +87,25 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, running: Run
                 .tell_hold(Message::Failed(failed), Vec::new())
                 .await;
             tree::kill(pid);
+            journal.remove();
             settle(context, workload, HeadState::Evacuated).await;
-            if let Err(alive) = running.server.abort() {
+            if let Err(alive) = server.abort() {
                 tracing::error!(error = chain(&alive), "a process of a failed load lives");
             }
         }
     }
+}
+
+/// Says what a load was like.
+fn tell(workload: &Workload, report: &lifeboat_pages::Report, began: Instant) {
+    tracing::info!(
+        workload = %workload.name,
+        elapsed_ms = began.elapsed().as_millis(),
+        demand_faults = report.progress.demand_faults,
+        installed_bytes = report.progress.installed_bytes,
+        demand_p99_us = report.demand_p99.as_micros(),
+        "all memory is loaded"
+    );
 }
 
 /// Changes the state of the head, keeping the checkpoint.

@@ -11,11 +11,15 @@
 //!   checkpoint can be restored again ([`load`]).
 //! - The head says *restoring* until every page is in. A machine that dies before that leaves a
 //!   workload that anybody may restore from the same checkpoint.
+//! - A daemon that dies before that leaves a tree that waits for its memory; the next one goes on
+//!   ([`takeover`]), or the tree is killed.
 
+pub mod handover;
 pub mod images;
 pub mod load;
 pub mod open;
 pub mod rebuild;
+pub mod takeover;
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -103,6 +107,9 @@ pub enum RestoreError {
     /// A work directory cannot be made.
     #[error("make a work directory")]
     WorkDir(#[source] io::Error),
+    /// The hold cannot guard what is loaded, or there is no journal for it.
+    #[error("have the hold guard the missing pages")]
+    Guard(#[source] io::Error),
     /// The page server cannot be started.
     #[error("start the page-fault server")]
     PageServer(#[source] lifeboat_pages::StartError),
@@ -138,16 +145,12 @@ pub struct Running {
     pub restored: Restored,
     /// Unread bytes of standard input.
     pub pending_stdin: Vec<u8>,
-    /// Serves the pages that are missing.
-    pub server: Arc<lifeboat_pages::PageServer>,
-    /// The manifest that it was restored from.
-    pub manifest: Arc<lifeboat_format::Manifest>,
+    /// The load of the pages that are missing.
+    pub load: load::Load,
     /// The checkpoint that was restored.
     pub saved: crate::workload::Saved,
     /// Whether all of them are in.
     pub complete: bool,
-    /// When the restore began.
-    pub began: Instant,
 }
 
 /// Restores a checkpoint into a hold. The tree runs on return.
@@ -170,5 +173,5 @@ pub async fn restore(
     );
     failpoint::reach("restore-opened");
     open::extract_files(workload, &opened, &destination.namespaces).await?;
-    rebuild::rebuild(context, workload, opened, destination, began).await
+    rebuild::rebuild(context, workload, opened, latest, destination, began).await
 }

@@ -7,14 +7,17 @@ use std::{
 };
 
 use lifeboat_criu::{InheritedPipe, LazyEvent, Restore, RestoreRequest, images::ImagesError};
-use lifeboat_format::{Manifest, manifest::Stream};
-use lifeboat_pages::{Guard, Options, PageServer, Run, Space};
-use lifeboat_proto::hold::{self, to_hold::Message};
+use lifeboat_format::{LatestManifest, Manifest, manifest::Stream};
+use lifeboat_pages::{Journal, Options, PageServer, Run, Space};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use super::{Destination, RestoreError, Running, images::StoredImages, open::Opened};
+use super::{
+    Destination, RestoreError, Running, handover, images::StoredImages, load::Load, open::Opened,
+};
 use crate::{
     daemon::Context,
+    evacuate::base::Loading,
+    hold::guard::HoldGuard,
     observe::{chain, failpoint},
     workload::{Saved, Workload},
 };
@@ -30,18 +33,12 @@ pub(super) async fn rebuild(
     context: &Arc<Context>,
     workload: &Arc<Workload>,
     opened: Opened,
+    checkpoint: LatestManifest,
     destination: Destination,
     began: Instant,
 ) -> Result<Running, RestoreError> {
-    let spaces = spaces(&opened)?;
     let pending_stdin = pending_stdin(&opened)?;
-    let guard = HoldGuard {
-        workload: Arc::clone(workload),
-    };
-    let options = Options::new(Handle::current()).guarded_by(Arc::new(guard));
-    let server = PageServer::start(Arc::clone(&opened.source), spaces, options)
-        .map_err(RestoreError::PageServer)?;
-    let server = Arc::new(server);
+    let (server, journal) = serve(context, workload, &opened, checkpoint).await?;
     let work_dir = context.work_dir().map_err(RestoreError::WorkDir)?;
     let namespaces = destination
         .namespaces
@@ -81,13 +78,19 @@ pub(super) async fn rebuild(
         Ok(restored) => Ok(Running {
             restored,
             pending_stdin,
-            server,
             saved: saved(&opened.manifest),
-            manifest: opened.manifest,
             complete: workload.spec.eager,
-            began,
+            load: Load {
+                loading: Loading {
+                    server,
+                    manifest: opened.manifest,
+                },
+                journal,
+                began,
+            },
         }),
         Err(error) => {
+            journal.remove();
             // CRIU has killed what it built; what it has not is blocked for good by the server.
             if let Err(alive) = server.abort() {
                 tracing::error!(error = chain(&alive), "a process of a failed restore lives");
@@ -97,8 +100,29 @@ pub(super) async fn rebuild(
     }
 }
 
+/// Starts the page server, with the hold as its guard.
+async fn serve(
+    context: &Context,
+    workload: &Workload,
+    opened: &Opened,
+    checkpoint: LatestManifest,
+) -> Result<(Arc<PageServer>, Arc<Journal>), RestoreError> {
+    let spaces = spaces(opened)?;
+    let journal = handover::create(workload, checkpoint).map_err(RestoreError::Guard)?;
+    let journal = Arc::new(journal);
+    let guard = HoldGuard::begin(workload, &journal, context.config.takeover_wait)
+        .await
+        .map_err(RestoreError::Guard)?;
+    let options = Options::new(Handle::current())
+        .guarded_by(guard)
+        .journaled_in(Arc::clone(&journal));
+    let server = PageServer::start(Arc::clone(&opened.source), spaces, options)
+        .map_err(RestoreError::PageServer)?;
+    Ok((Arc::new(server), journal))
+}
+
 /// The checkpoint in short.
-fn saved(manifest: &Manifest) -> Saved {
+pub(super) fn saved(manifest: &Manifest) -> Saved {
     Saved {
         id: manifest.checkpoint,
         frozen_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(manifest.frozen_at_unix_ns),
@@ -132,7 +156,7 @@ fn hand_off(
 }
 
 /// What the page server must know of each address space.
-fn spaces(opened: &Opened) -> Result<Vec<Space>, RestoreError> {
+pub(super) fn spaces(opened: &Opened) -> Result<Vec<Space>, RestoreError> {
     let tasks = opened.images.tasks().map_err(RestoreError::Images)?;
     let mut spaces = Vec::with_capacity(tasks.len());
     for task in tasks.iter().filter(|task| !task.zombie) {
@@ -199,19 +223,6 @@ fn inherited(opened: &Opened, pipes: Vec<(Stream, OwnedFd)>) -> Vec<InheritedPip
             Some(InheritedPipe { fd, inode })
         })
         .collect()
-}
-
-/// The hold keeps a duplicate of each descriptor.
-#[derive(Debug)]
-struct HoldGuard {
-    workload: Arc<Workload>,
-}
-
-impl Guard for HoldGuard {
-    fn keep(&self, uffd: OwnedFd) -> std::io::Result<()> {
-        self.workload
-            .tell_hold_now(Message::Guard(hold::Guard {}), vec![uffd])
-    }
 }
 
 /// A missing image is an error of the images.

@@ -8,12 +8,13 @@
 //! word. A hold that dies takes its workload with it; the last checkpoint stays.
 
 use std::{
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use lifeboat_format::HeadState;
+use lifeboat_pages::Guarded;
 use lifeboat_proto::hold::{
     self, Exited, Register, Spawn, ToDaemon, ToHold, to_daemon, to_hold::Message,
 };
@@ -32,12 +33,15 @@ use crate::{
     },
     observe::chain,
     precopy,
-    restore::load,
+    restore::{load, takeover},
     workload::{Phase, SharedWorkload, Tree, Workload, namespaces::Namespaces, tree},
 };
 
 /// Longest time that a hold may take to say what it wants.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most descriptors that a hold has kept; it keeps fewer itself.
+const KEPT_MAX: usize = 1024;
 
 /// Messages of a hold waiting to be handled.
 const INBOX: usize = 16;
@@ -74,8 +78,9 @@ async fn converse(
                 message: Some(Message::Spawned(hold::Spawned {})),
             }),
         Some(to_daemon::Message::Register(register)) => {
+            let kept = kept(&connection, register.guarded).await?;
             match present(context, &peer, register, descriptors) {
-                Ok(presented) => return attend(context, connection, presented).await,
+                Ok(presented) => return attend(context, connection, presented, kept).await,
                 Err(reason) => Err(reason),
             }
         }
@@ -92,6 +97,39 @@ async fn converse(
         }
     });
     connection.send(&answer, &[]).await
+}
+
+/// Receives what a hold has kept of a load whose daemon has died.
+async fn kept(
+    connection: &HoldConnection,
+    announced: u32,
+) -> Result<Vec<(Guarded, OwnedFd)>, WireError> {
+    let announced = announced as usize;
+    let mut kept = Vec::new();
+    while kept.len() < announced.min(KEPT_MAX) {
+        let next = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, connection.receive());
+        let (message, descriptors) = next.await.map_err(|_| WireError::Stuck)??;
+        let Some(to_daemon::Message::Guarded(guarded)) = message.message else {
+            return Err(WireError::Unexpected);
+        };
+        let whose = guarded.processes.iter().map(|process| Guarded {
+            pid: process.pid,
+            forked: process.forked,
+        });
+        let userfaultfds = descriptors.iter().all(is_userfaultfd);
+        if descriptors.is_empty() || whose.len() != descriptors.len() || !userfaultfds {
+            return Err(WireError::Unexpected);
+        }
+        kept.extend(whose.zip(descriptors));
+    }
+    Ok(kept)
+}
+
+/// Whether a descriptor is what a hold says it is: what this daemon asks of it must not mean
+/// something else.
+fn is_userfaultfd(descriptor: &OwnedFd) -> bool {
+    let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    std::fs::read_link(link).is_ok_and(|link| link.as_os_str() == "anon_inode:[userfaultfd]")
 }
 
 async fn spawn_hold(
@@ -202,6 +240,7 @@ async fn attend(
     context: &Arc<Context>,
     connection: HoldConnection,
     presented: Presented,
+    kept: Vec<(Guarded, OwnedFd)>,
 ) -> Result<(), WireError> {
     let Presented {
         workload,
@@ -220,8 +259,14 @@ async fn attend(
                 Err(error) => tracing::error!(error = chain(&error), "cannot follow a hold"),
             }
         });
-    } else {
+    } else if kept.is_empty() {
         bring_up::adopt(context, &workload, pid, root_pid).await;
+    } else {
+        // It talks with the hold meanwhile.
+        let (context, workload) = (Arc::clone(context), Arc::clone(&workload));
+        tokio::spawn(async move {
+            takeover::take_over(&context, &workload, pid, root_pid, kept).await;
+        });
     }
     let connection = Arc::new(connection);
     let (inbox_in, mut inbox) = mpsc::channel(INBOX);
@@ -245,6 +290,9 @@ async fn attend(
                 let riding: Vec<_> = message.descriptors.iter().map(|fd| fd.as_fd()).collect();
                 if let Err(error) = connection.send(&message.message, &riding).await {
                     break Err(error);
+                }
+                if message.sent.is_some_and(|sent| sent.send(()).is_err()) {
+                    tracing::debug!(workload = %workload.name, "nobody waited for a message");
                 }
             }
             received = inbox.recv() => match received {

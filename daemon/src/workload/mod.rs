@@ -9,6 +9,7 @@ mod registry;
 pub mod tree;
 
 use std::{
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -23,7 +24,7 @@ use lifeboat_proto::{
 };
 use lifeboat_sys::pidfd::Pidfd;
 use lifeboat_track::Mode;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use registry::{Registry, RegistryError};
 
@@ -156,7 +157,9 @@ pub struct HoldMessage {
     /// The message.
     pub message: ToHold,
     /// The descriptors.
-    pub descriptors: Vec<std::os::fd::OwnedFd>,
+    pub descriptors: Vec<OwnedFd>,
+    /// Told when the kernel has it: the hold reads it even if this daemon dies.
+    pub sent: Option<oneshot::Sender<()>>,
 }
 
 impl Workload {
@@ -287,7 +290,7 @@ impl Workload {
     pub fn tell_hold_now(
         &self,
         message: Message,
-        descriptors: Vec<std::os::fd::OwnedFd>,
+        descriptors: Vec<OwnedFd>,
     ) -> std::io::Result<()> {
         let sender = self
             .hold
@@ -299,6 +302,7 @@ impl Workload {
                 message: Some(message),
             },
             descriptors,
+            sent: None,
         };
         sender
             .and_then(|sender| sender.try_send(message).ok())
@@ -307,26 +311,39 @@ impl Workload {
 
     /// Sends a message to the hold. A hold that is not connected comes back by itself and is told
     /// then, so a message that cannot be sent is not an error here.
-    pub async fn tell_hold(&self, message: Message, descriptors: Vec<std::os::fd::OwnedFd>) {
+    pub async fn tell_hold(&self, message: Message, descriptors: Vec<OwnedFd>) {
+        if !self.queue(message, descriptors, None).await {
+            tracing::warn!(workload = %self.name, "the hold is not connected");
+        }
+    }
+
+    /// Sends a message to the hold, and waits until the kernel has it: the hold gets it even if this
+    /// daemon dies. `false`: the hold is not connected, or does not read.
+    pub async fn hold_has(&self, message: Message, descriptors: Vec<OwnedFd>) -> bool {
+        let (sent, heard) = oneshot::channel();
+        self.queue(message, descriptors, Some(sent)).await && heard.await.is_ok()
+    }
+
+    async fn queue(
+        &self,
+        message: Message,
+        descriptors: Vec<OwnedFd>,
+        sent: Option<oneshot::Sender<()>>,
+    ) -> bool {
         let sender = self
             .hold
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let message = ToHold {
-            message: Some(message),
+        let Some(sender) = sender else { return false };
+        let message = HoldMessage {
+            message: ToHold {
+                message: Some(message),
+            },
+            descriptors,
+            sent,
         };
-        if let Some(sender) = sender
-            && sender
-                .send(HoldMessage {
-                    message,
-                    descriptors,
-                })
-                .await
-                .is_err()
-        {
-            tracing::warn!(workload = %self.name, "the hold is not connected");
-        }
+        sender.send(message).await.is_ok()
     }
 }
 

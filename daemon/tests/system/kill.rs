@@ -197,33 +197,6 @@ fn last_attempt<'a>(before: &[String], lines: &'a [String]) -> &'a [String] {
     last
 }
 
-/// A daemon that dies while memory is missing ends the workload: a page that cannot be had is never
-/// zero.
-#[test]
-fn restore_is_killed_while_memory_is_missing() {
-    let store = TestStore::folder();
-    let a = Node::start("a", &store);
-    let argv = [&*counter()];
-    let mut first = Hold::start(&a, "w", &argv);
-    first.wait_for_lines(3, SOON);
-    a.evacuate("w");
-    let (_, before) = first.wait_for_end(SOON);
-    let options = NodeOptions {
-        config: "lease = '3s'",
-        faults: "range.delay:250ms",
-        ..NodeOptions::default()
-    };
-    let mut b = Node::start_with("b", &store, options);
-    let mut second = Hold::start(&b, "w", &argv);
-    b.wait_for_state("w", "loading", SOON);
-    b.kill();
-    let (status, middle) = second.wait_for_end(SOON);
-    assert_eq!(status, 171, "{}", second.said());
-    check_count(&[&*before, &middle].concat());
-    b.revive(&store);
-    goes_on(&a, &b, &mut second, &before, &argv);
-}
-
 /// No journal entry and no work directory of CRIU remain.
 fn nothing_is_left(node: &Node) {
     let journal = node.folder().join("state/journal");

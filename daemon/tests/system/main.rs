@@ -10,6 +10,7 @@
 )]
 
 mod support;
+mod takeover;
 
 mod bad_input;
 mod cycles;

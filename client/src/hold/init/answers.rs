@@ -6,7 +6,7 @@ use lifeboat_proto::hold::{Failed, Restored, Restoring, ToHold, to_hold};
 use nix::sys::signal::Signal;
 
 use super::{
-    super::{EXIT_NOT_STARTED, EXIT_RESTORE_FAILED, children, exit_code_of},
+    super::{EXIT_NOT_STARTED, EXIT_RESTORE_FAILED, children, exit_code_of, wire::Wire},
     Init,
     guard::Guard,
     phase::{ANSWER_WAIT, CONTACT_WAIT, Phase, RESTORE_CONTACT_WAIT},
@@ -19,7 +19,6 @@ impl Init {
             return;
         };
         let received = wire.receive();
-        self.guard.take_from(wire);
         loop {
             let Some(wire) = self.link.wire_mut() else {
                 return;
@@ -53,6 +52,14 @@ impl Init {
                 self.start();
             }
             to_hold::Message::Restoring(restoring) if undecided => self.restoring(restoring),
+            to_hold::Message::Guarding(guarding) => {
+                let wire = self.link.wire_mut();
+                let descriptors = wire.map(Wire::take_descriptors).unwrap_or_default();
+                self.guard.begin(guarding, descriptors);
+            }
+            // A daemon is about to take over what its predecessor left.
+            to_hold::Message::Restoring(_) => self.guard.wait_on(Instant::now()),
+            to_hold::Message::Adopted(_) => self.guard.taken_over(),
             to_hold::Message::Restored(restored) if undecided => self.restored(&restored),
             to_hold::Message::Evacuated(evacuated) => {
                 self.evacuated = Some(evacuated.checkpoint);
@@ -67,13 +74,9 @@ impl Init {
                 }
             }
             to_hold::Message::Loaded(_) => self.guard.end(),
-            // The first three are for holds that have not decided yet, which this one has; Guard's
-            // descriptor was taken when it came.
+            // The first two are for holds that have not decided yet, which this one has.
             to_hold::Message::Start(_)
-            | to_hold::Message::Restoring(_)
             | to_hold::Message::Restored(_)
-            | to_hold::Message::Adopted(_)
-            | to_hold::Message::Guard(_)
             | to_hold::Message::Spawned(_) => {}
         }
     }
@@ -102,8 +105,8 @@ impl Init {
 
     fn restored(&mut self, restored: &Restored) {
         let root = restored.root_pid.cast_signed();
-        if restored.loading {
-            self.guard.begin();
+        if !restored.loading {
+            self.guard.end();
         }
         // The workload has its own copies of these ends now.
         drop(self.streams.give_away());
@@ -187,15 +190,34 @@ impl Init {
             }
             _ => {}
         }
+        if !self.guard.is_loading() || self.phase.root().is_none() {
+            return;
+        }
+        if self.guard.lost(now) {
+            let text = format!(
+                "{}: the daemon went away while memory was still being loaded; the workload waits \
+                 for it, up to {:?}",
+                self.spec.workload,
+                self.guard.wait()
+            );
+            self.face.say(&text);
+        } else {
+            self.end_half_loaded();
+        }
+    }
+
+    /// Nobody can give a workload the rest of its memory.
+    pub(super) fn end_half_loaded(&mut self) {
         if self.guard.give_up() && self.phase.root().is_some() {
+            // First of all: it may see zeros where nobody guards it.
+            self.forward(Signal::SIGKILL as i32, false);
+            children::kill_all();
             let text = format!(
                 "{}: the daemon went away while memory was still being loaded, so the workload is \
                  ended; its checkpoint is intact, run the same command again",
                 self.spec.workload
             );
             self.face.say(&text);
-            self.forward(Signal::SIGKILL as i32, false);
-            children::kill_all();
         }
     }
 

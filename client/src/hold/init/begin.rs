@@ -29,7 +29,10 @@ impl Init {
             root_pid: root.cast_unsigned(),
             can_restore: children::is_init(),
             instance: self.instance.to_vec().into(),
+            guarded: u32::try_from(if root == 0 { 0 } else { self.guard.count() })
+                .unwrap_or(u32::MAX),
         };
+        let guarded = register.guarded > 0;
         let said = match descriptors {
             Ok(descriptors) => self
                 .link
@@ -37,11 +40,22 @@ impl Init {
                 .is_ok(),
             Err(_) => false,
         };
-        if said {
+        if said && (!guarded || self.hand_over()) {
             self.reached_daemon()
         } else {
             self.lost_daemon()
         }
+    }
+
+    /// Gives the descriptors that are guarded to a new daemon.
+    fn hand_over(&mut self) -> bool {
+        self.guard.copies().all(|frame| {
+            let Ok((guarded, uffds)) = frame else {
+                return false;
+            };
+            let message = to_daemon::Message::Guarded(guarded);
+            self.link.say(message, uffds).is_ok()
+        })
     }
 
     /// Starts the command.

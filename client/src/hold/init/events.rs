@@ -27,6 +27,7 @@ enum Token {
     Signals,
     Daemon,
     DaemonRoom,
+    Guard,
     Front,
     FrontRoom,
     Input,
@@ -54,12 +55,16 @@ impl Init {
         let mut waits = WaitSet::new();
         let mut deadline = earlier(self.phase.deadline(), self.kill_at);
         deadline = earlier(deadline, self.link.next_attempt());
+        deadline = earlier(deadline, self.guard.until());
         waits.readable(Token::Signals, self.signals.fd());
         if let Some(wire) = self.link.wire() {
             waits.readable(Token::Daemon, wire.socket());
             if wire.wants_write() {
                 waits.writable(Token::DaemonRoom, wire.socket());
             }
+        }
+        if let Some(socket) = self.guard.socket() {
+            waits.readable(Token::Guard, socket);
         }
         if let Face::Front(wire) = &self.face {
             waits.readable(Token::Front, wire.socket());
@@ -98,6 +103,7 @@ impl Init {
                     self.lost_daemon();
                 }
             }
+            Token::Guard => self.guard.hear(),
             Token::Front => match self.face.hear() {
                 Ok(heard) => heard.into_iter().for_each(|said| self.hear_front(said)),
                 Err(_) => self.lost_front(),
@@ -140,6 +146,9 @@ impl Init {
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = None;
             self.forward(Signal::SIGKILL as i32, false);
+        }
+        if self.guard.until().is_some_and(|until| now >= until) {
+            self.end_half_loaded();
         }
         match &self.phase {
             Phase::Asking { until, .. } if now >= *until => self.stop_asking(),

@@ -5,8 +5,8 @@
 //! - output is relayed completely before the hold ends, whatever ended the workload;
 //! - when the workload's first process ends, the rest of its tree is ended, as in a container;
 //! - a daemon that is absent, restarts or dies does not disturb a running workload, with one
-//!   exception: while memory of a restored workload is still being loaded, the daemon's death ends
-//!   it (its checkpoint is intact), since missing pages cannot be had any more;
+//!   exception: while memory of a restored workload is still being loaded, a daemon that does not
+//!   come back in time, or cannot know what is missing, ends it (its checkpoint is intact);
 //! - when the front half goes away, the workload gets SIGTERM, and SIGKILL after
 //!   [`phase::FRONT_GONE_GRACE`].
 

@@ -108,7 +108,9 @@ impl Takeovers {
         let (journal, mut history) = Journal::resume(&self.folder.path().join("load")).unwrap();
         let lost = rng.random_range(0..3);
         for _ in 0..lost {
-            history.changes.pop_if(|(_, last)| matches!(last, Change::Installed(_)));
+            history
+                .changes
+                .pop_if(|(_, last)| matches!(last, Change::Installed(_)));
         }
         let journal = Arc::new(journal);
         let id = processes[0].id;

@@ -75,8 +75,7 @@ async fn load(program: Program, delay_us: u64, lives: &[Duration]) -> Result<(),
     let source: Arc<dyn FrameSource> = Arc::new(MemorySource::new(frames, weather));
     let guard = Arc::new(Kept::default());
     let first = options(&guard, Journal::create(&path, b"").unwrap());
-    let mut server =
-        PageServer::start(Arc::clone(&source), vec![space.clone()], first).unwrap();
+    let mut server = PageServer::start(Arc::clone(&source), vec![space.clone()], first).unwrap();
     let mut target: Target = program.start();
     server.add(PID, target.descriptor()).unwrap();
     target.restored();
@@ -160,7 +159,10 @@ async fn a_successor_fetches_what_is_missing_and_answers_who_waits() {
     let source = Arc::new(MemorySource::new(frames, MemorySource::calm()));
     let server = resume(&path, source, space, &guard).await;
     let before = server.progress().missing_bytes;
-    assert!(before + installed <= total * 64 * 4096, "{before} of {total}");
+    assert!(
+        before + installed <= total * 64 * 4096,
+        "{before} of {total}"
+    );
     let report = judge(&server, target).await.unwrap();
     assert!(report.progress.installed_bytes <= before);
     server.finish();
