@@ -1,5 +1,5 @@
-//! What to fetch ahead of demand: the recorded hot set first, then neighbours of recent faults, then
-//! the order of addresses. And how much at once: as much as does not make faults wait longer.
+//! What to fetch ahead of demand: the recorded hot set first, then what recent faults suggest
+//! (neighbours, or the next steps of a stride), then the order of addresses. And how much at once: as much as does not make faults wait longer.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -36,6 +36,12 @@ const BEHIND_FRAMES: usize = 1;
 /// Most frames noted as neighbours of recent faults; of more, the oldest are forgotten.
 const NEAR_FRAMES_MAX: usize = 256;
 
+/// Faults that are looked back at for a stride: of several threads, each with its own.
+const STRIDE_FAULTS: usize = 16;
+
+/// Steps of a stride that are fetched next.
+const STRIDE_STEPS: usize = 8;
+
 /// A frame that is in no order: its place.
 const NOWHERE: u32 = u32::MAX;
 
@@ -53,6 +59,8 @@ pub(crate) struct Plan {
     /// The place of each frame in `by_address`.
     places: Vec<u32>,
     near: VecDeque<u32>,
+    /// Places of the latest faults, the last one first.
+    faults: VecDeque<usize>,
     /// What did not fit into the last request.
     left_over: Option<u32>,
     window: u64,
@@ -95,6 +103,7 @@ impl Plan {
             by_address,
             places,
             near: VecDeque::new(),
+            faults: VecDeque::new(),
             left_over: None,
             window,
             window_most,
@@ -123,7 +132,35 @@ impl Plan {
         for frame in likely.rev() {
             self.near.push_front(*frame);
         }
+        for frame in self.next_of_stride(place).into_iter().rev() {
+            self.near.push_front(frame);
+        }
         self.near.truncate(NEAR_FRAMES_MAX);
+        if self.faults.front() != Some(&place) {
+            self.faults.push_front(place);
+            self.faults.truncate(STRIDE_FAULTS);
+        }
+    }
+
+    /// The frames that come next if the fault at `place` is the third step of a stride.
+    fn next_of_stride(&self, place: usize) -> Vec<u32> {
+        let step_from = |before: usize| place.cast_signed() - before.cast_signed();
+        let is_third = |step: isize| {
+            let first = place.checked_add_signed(step.saturating_mul(-2));
+            first.is_some_and(|first| self.faults.contains(&first))
+        };
+        let steps = self.faults.iter().map(|before| step_from(*before));
+        let neighbour = -1..=AHEAD_FRAMES.cast_signed();
+        let mut strides = steps.filter(|step| !neighbour.contains(step) && is_third(*step));
+        let Some(step) = strides.next() else {
+            return Vec::new();
+        };
+        let next = |count: usize| {
+            let by = step.saturating_mul(count.cast_signed());
+            let place = place.checked_add_signed(by)?;
+            self.by_address.get(place).copied()
+        };
+        (1..=STRIDE_STEPS).map_while(next).collect()
     }
 
     /// A fetch for a fault took so long: prefetch stands back if it was in its way.
@@ -244,6 +281,20 @@ mod tests {
         plan.faulted(20);
         // The last hot one, and what did not fit before.
         assert_eq!(plan.next(4 * 4096, |_| 4096, |_| true), [30, 19, 18, 17]);
+    }
+
+    #[test]
+    fn the_next_steps_of_a_stride_come_first() {
+        let mut plan = plan();
+        plan.next(3 * 4096, |_| 4096, |_| true);
+        // Places are 39 less the frame. Another thread goes its own way.
+        for frame in [39, 4, 28, 6] {
+            plan.faulted(frame);
+        }
+        plan.near.clear();
+        plan.faulted(17);
+        let next = plan.next(4 * 4096, |_| 4096, |frame| frame != 39);
+        assert_eq!(next[..2], [6, 16], "{next:?}");
     }
 
     #[test]

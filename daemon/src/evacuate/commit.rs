@@ -113,11 +113,12 @@ impl Parts<'_> {
         captured: &Captured,
     ) -> Result<Manifest, CommitError> {
         let tables = Tables::new(&mut uploaded, &captured.found.spaces, self.ahead)?;
-        let spaces = captured.found.spaces.iter().zip(tables.runs);
-        let address_spaces = spaces.map(|(space, runs)| AddressSpace {
+        let spaces = captured.found.spaces.iter();
+        let spaces = spaces.zip(tables.runs.into_iter().zip(tables.hot));
+        let address_spaces = spaces.map(|(space, (runs, hot))| AddressSpace {
             pid: space.inner_pid,
             runs,
-            hot: Vec::new(),
+            hot,
             captured: space.captured.clone(),
         });
         let address_spaces = address_spaces.collect();

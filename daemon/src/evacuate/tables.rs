@@ -2,6 +2,7 @@
 //! ahead of time.
 
 use lifeboat_format::{PageRuns, frame::FrameRef, manifest::PackRef};
+use lifeboat_proto::units::PageRun;
 
 use super::{commit::CommitError, memory::Space};
 use crate::{
@@ -16,6 +17,8 @@ pub(super) struct Tables {
     pub frames: Vec<FrameRef>,
     /// Runs of each address space.
     pub runs: Vec<PageRuns>,
+    /// Pages of each that are likely to be needed first.
+    pub hot: Vec<Vec<PageRun>>,
 }
 
 impl Tables {
@@ -48,11 +51,14 @@ impl Tables {
         for frame in captured.streams.values_mut().flatten() {
             *frame = frame.saturating_add(frozen.first_frame);
         }
-        Self::with(captured, spaces, frozen, |space| {
+        let hot = |space: &Space| space.books.map(|id| books.hot(id)).unwrap_or_default();
+        let hot = spaces.iter().map(hot).collect();
+        let tables = Self::with(captured, spaces, frozen, |space| {
             let pid = space.inner_pid;
             let runs = books.runs(space.books?, &space.present);
             Some(runs.map_err(|source| CommitError::Uncaptured { pid, source }))
-        })
+        })?;
+        Ok(Self { hot, ..tables })
     }
 
     fn with(
@@ -79,6 +85,7 @@ impl Tables {
             packs: frozen.packs,
             frames: frozen.frames,
             runs: all,
+            hot: vec![Vec::new(); spaces.len()],
         })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use lifeboat_format::{FormatError, error::Problem, pack::PackOrigin};
 use lifeboat_proto::{
     id::{Epoch, PackId, WorkloadName},
-    units::{PAGE_BYTES, PAGE_SIZE},
+    units::{PAGE_BYTES, PAGE_SIZE, PageRun},
 };
 use lifeboat_sys::pidfd::Pidfd;
 use lifeboat_track::{ContentHash, Cost, Mode, Options, SpaceId, TreeError, TreeTracker};
@@ -46,6 +46,8 @@ pub struct Ahead {
     /// Packs that were forgotten and that nothing names: to be deleted from the store.
     pub(super) dead: Vec<PackId>,
     pub(super) lasts: Option<Lasts>,
+    /// Pages of a frozen tree that are likely to be needed first.
+    pub(super) hot: BTreeMap<SpaceId, Vec<PageRun>>,
     origin: PackOrigin,
     figures: Figures,
     hashed_pages: u64,
@@ -114,6 +116,7 @@ impl Ahead {
             stored: Stored::default(),
             dead: Vec::new(),
             lasts: None,
+            hot: BTreeMap::new(),
             origin: PackOrigin {
                 workload,
                 epoch,

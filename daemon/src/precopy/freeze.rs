@@ -21,6 +21,9 @@ use crate::pipeline::Captured;
 /// upload is done.
 const COMPARED_PAGES_MAX: u64 = 1 << 18;
 
+/// Most ranges that are noted as likely to be needed first, of one address space.
+const HOT_RANGES_MAX: usize = 1 << 16;
+
 /// What the tracker says of the processes of a frozen tree.
 #[derive(Debug)]
 pub(crate) struct Lasts(BTreeMap<u32, (SpaceId, Last)>);
@@ -88,9 +91,16 @@ impl Ahead {
         };
         let captured: Runs = captured.iter().copied().collect();
         let present = last.present.and(&captured);
-        let known = self.spaces.get(&space).map(super::saved::Saved::known);
-        let clean = known.unwrap_or_default().minus(&last.dirty);
-        let read = present.minus(&clean);
+        let saved = self.spaces.get(&space);
+        let known = saved.map(super::saved::Saved::captured_and_known);
+        let (captured, known) = known.unwrap_or_default();
+        let read = present.minus(&known.minus(&last.dirty));
+        // What was captured before and is read again, was written since.
+        let warm = captured.and(&read).minus(&last.hot);
+        let hot = last.hot.and(&present);
+        let hot = hot.as_slice().iter().chain(warm.as_slice());
+        let hot = hot.take(HOT_RANGES_MAX).copied().collect();
+        self.hot.insert(space, hot);
         Ok(Some(Delta {
             space,
             compare: read.pages() <= COMPARED_PAGES_MAX,
@@ -102,6 +112,14 @@ impl Ahead {
     /// The tree runs again, or is gone.
     pub fn thaw(&mut self) {
         self.lasts = None;
+        self.hot.clear();
+    }
+
+    /// Pages of a frozen process that its program is likely to need first, after a restore: those
+    /// that were written round after round, then those that were written lately.
+    #[must_use]
+    pub fn hot(&self, space: SpaceId) -> Vec<PageRun> {
+        self.hot.get(&space).cloned().unwrap_or_default()
     }
 
     /// What is stored of a page, if that is to be compared with what it holds.

@@ -173,11 +173,13 @@ impl Saved {
         self.forced = self.forced.or(&runs);
     }
 
-    /// Pages that need not be read: those that are known, and not pending.
-    pub(crate) fn known(&self) -> Runs {
+    /// Pages that were captured some time, and those of them that need not be read: that are not
+    /// pending.
+    pub(crate) fn captured_and_known(&self) -> (Runs, Runs) {
         let stored: Runs = self.index.iter().map(|run| run.run).collect();
-        let unknown = self.pending.or(&self.lost);
-        stored.or(&self.zero).minus(&unknown)
+        let captured = stored.or(&self.zero);
+        let known = captured.minus(&self.pending.or(&self.lost));
+        (captured, known)
     }
 
     /// Whether a page is known, pending or not.

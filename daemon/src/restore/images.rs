@@ -1,6 +1,12 @@
 //! Gives CRIU its image files from the store.
+//!
+//! They are many and small, and CRIU reads one after the other. Where each read takes a store's
+//! answering time, that would be most of a restore; so the small ones are fetched together, before.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,7 +14,51 @@ use lifeboat_criu::{ImageError, ImageReader, ImageSource, image_io::IMAGE_CHUNK_
 use lifeboat_format::Manifest;
 use lifeboat_pages::{FrameSource, Urgency};
 
-use super::open::STREAM_FRAMES;
+use super::{RestoreError, open::STREAM_FRAMES};
+
+/// Most bytes of image files that are fetched before CRIU asks for them.
+const AHEAD_BYTES_MAX: u64 = 32 << 20;
+
+/// Image files that were fetched together, by name: the pieces of each.
+#[derive(Debug, Default)]
+pub struct FetchedImages(BTreeMap<String, Vec<Bytes>>);
+
+impl FetchedImages {
+    /// Fetches the smallest image files of a checkpoint, as many as fit.
+    ///
+    /// # Errors
+    /// When one cannot be had.
+    pub async fn fetch(
+        manifest: &Manifest,
+        source: &dyn FrameSource,
+    ) -> Result<Self, RestoreError> {
+        let mut files: Vec<_> = manifest.image_files.iter().collect();
+        files.sort_by_key(|file| file.size_bytes);
+        let mut bytes = 0_u64;
+        files.retain(|file| {
+            bytes = bytes.saturating_add(file.size_bytes);
+            bytes <= AHEAD_BYTES_MAX
+        });
+        let frames: Vec<u32> = files.iter().flat_map(|file| file.frames.clone()).collect();
+        let fetched = source.fetch(&frames, Urgency::Demand).await;
+        let fetched = fetched.map_err(|source| RestoreError::Fetch {
+            what: format!("{} image files", files.len()),
+            source,
+        })?;
+        let mut fetched = fetched.into_iter().map(|frame| frame.into_bytes());
+        let pieces = files.into_iter().map(|file| {
+            let pieces = fetched.by_ref().take(file.frames.len()).collect();
+            (file.name.clone(), pieces)
+        });
+        Ok(Self(pieces.collect()))
+    }
+
+    /// A file, if it was fetched.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[Bytes]> {
+        self.0.get(name).map(Vec::as_slice)
+    }
+}
 
 /// The image files of a checkpoint.
 #[derive(Debug)]
@@ -17,6 +67,8 @@ pub struct StoredImages {
     pub manifest: Arc<Manifest>,
     /// Gives its frames.
     pub source: Arc<dyn FrameSource>,
+    /// What is there already.
+    pub fetched: FetchedImages,
 }
 
 #[async_trait]
@@ -32,10 +84,16 @@ impl ImageSource for StoredImages {
             .iter()
             .find(|file| file.name == name);
         Ok(file.map(|file| {
+            let fetched = self.fetched.get(name);
+            let to_come = if fetched.is_some() {
+                VecDeque::new()
+            } else {
+                file.frames.clone().into()
+            };
             Box::new(StoredImage {
-                frames: file.frames.clone().into(),
+                frames: to_come,
                 source: Arc::clone(&self.source),
-                ready: VecDeque::new(),
+                ready: fetched.unwrap_or_default().iter().cloned().collect(),
             }) as Box<dyn ImageReader>
         }))
     }

@@ -11,7 +11,7 @@ use lifeboat_format::{LatestManifest, Manifest, keys};
 use lifeboat_pages::{FrameSource, StoreSource, Urgency};
 use lifeboat_store::{Call, Key};
 
-use super::RestoreError;
+use super::{RestoreError, images::FetchedImages};
 use crate::{
     daemon::Context,
     evacuate::files::FileAccess,
@@ -36,6 +36,8 @@ pub struct Opened {
     pub source: Arc<dyn FrameSource>,
     /// The image files that can be looked into.
     pub images: ImageSet,
+    /// Image files that were fetched, for CRIU.
+    pub fetched: FetchedImages,
 }
 
 /// Reads and checks the checkpoint that `latest` names.
@@ -67,12 +69,14 @@ pub async fn open(
     );
     let source = source.expect("keys of the format are keys of the store");
     let source: Arc<dyn FrameSource> = Arc::new(source);
-    let images = read_images(&manifest, &*source).await?;
+    let fetched = FetchedImages::fetch(&manifest, &*source).await?;
+    let images = read_images(&manifest, &fetched, &*source).await?;
     check_credentials(hold_pid, &images)?;
     Ok(Opened {
         manifest,
         source,
         images,
+        fetched,
     })
 }
 
@@ -128,6 +132,7 @@ pub async fn read_any_manifest(
 
 async fn read_images(
     manifest: &Manifest,
+    fetched: &FetchedImages,
     source: &dyn FrameSource,
 ) -> Result<ImageSet, RestoreError> {
     let mut images = ImageSet::default();
@@ -135,6 +140,10 @@ async fn read_images(
         if !is_kept(&file.name) || file.size_bytes > DECODED_IMAGE_BYTES_MAX {
             // Its name counts all the same.
             images.insert(file.name.as_str(), Bytes::new());
+            continue;
+        }
+        if let Some(pieces) = fetched.get(&file.name) {
+            images.insert(file.name.as_str(), pieces.concat().into());
             continue;
         }
         let mut content = Vec::with_capacity(usize::try_from(file.size_bytes).unwrap_or(0));

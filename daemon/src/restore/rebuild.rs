@@ -50,6 +50,7 @@ pub(super) async fn rebuild(
     let images = Arc::new(StoredImages {
         manifest: Arc::clone(&opened.manifest),
         source: Arc::clone(&opened.source),
+        fetched: opened.fetched,
     });
     let result = async {
         let (restore, events) = Restore::start(&context.criu, request, images)

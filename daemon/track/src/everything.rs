@@ -36,6 +36,7 @@ pub(crate) fn last(process: &Pidfd) -> Result<Last, TrackError> {
     let mappings = select::mappings(process)?.tracked.into_iter().collect();
     let present = present(process, &mappings)?;
     Ok(Last {
+        hot: Runs::new(),
         dirty: present.clone(),
         present,
         took: began.elapsed(),

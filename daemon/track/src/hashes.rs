@@ -90,6 +90,7 @@ impl Hashes {
         let dirty = self.changed(&present)?;
         Ok(Last {
             present,
+            hot: Runs::new(),
             dirty,
             took: began.elapsed(),
         })

@@ -78,6 +78,19 @@ impl Heat {
         coalesce(hot, HOT_RUNS_MAX)
     }
 
+    /// Pages that were dirty round after round.
+    pub(crate) fn hot(&self) -> Runs {
+        let mut hot = Runs::new();
+        for (block, states) in &self.blocks {
+            for (page, state) in (block * BLOCK..).zip(states.iter()) {
+                if matches!(*state & KIND, HOT | TRIED) {
+                    hot.insert(PageRun::new(PageIndex(page), 1));
+                }
+            }
+        }
+        coalesce(hot, HOT_RUNS_MAX)
+    }
+
     /// A run was dirty in this round.
     pub(crate) fn see(&mut self, run: PageRun) {
         if self.hot_after == 0 {

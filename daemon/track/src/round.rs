@@ -37,6 +37,8 @@ pub struct Last {
     pub present: Runs,
     /// Those of them that must be captured now.
     pub dirty: Runs,
+    /// Those of them that were dirty round after round.
+    pub hot: Runs,
     /// Time it took.
     pub took: Duration,
 }

@@ -192,6 +192,7 @@ impl Tracker {
         };
         Ok(Last {
             dirty: dirty.or(&unknown),
+            hot: self.heat.hot().and(&present),
             present,
             took: began.elapsed(),
         })

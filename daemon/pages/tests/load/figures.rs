@@ -22,8 +22,8 @@ const PIECE: usize = 64 * PAGE_BYTES;
 /// builds and busy machines get less.
 const LEAST_PERCENT: u32 = if cfg!(debug_assertions) { 20 } else { 75 };
 
-/// What a machine that does other things, too, may add to a wait.
-const BUSY: Duration = Duration::from_millis(400);
+/// How many times the store's own 99th percentile may faults' be.
+const MOST_TIMES: f64 = 1.5;
 
 /// Runs of each; the best ones are compared.
 const RUNS: usize = 5;
@@ -110,7 +110,8 @@ async fn loading_keeps_up_with_plain_copies() {
 }
 
 /// A program that looks at all its memory at once, loaded from a source as slow as an object store.
-async fn look_while_loading(delay: Duration) -> Report {
+/// Its report, and the store's own 99th percentile.
+async fn look_while_loading(delay: Duration) -> (Report, Duration) {
     let program = Program {
         seed: LARGE + 2,
         pages: 32 << 10,
@@ -119,23 +120,34 @@ async fn look_while_loading(delay: Duration) -> Report {
     };
     let (space, frames) = program.memory();
     let source = Arc::new(MemorySource::new(frames, MemorySource::delayed(delay)));
-    let (server, mut target) = begin(program, source, space);
+    let (server, mut target) = begin(program, Arc::<MemorySource>::clone(&source), space);
     server.all_added();
     target.go();
     let report = judge(&server, target).await.unwrap();
     server.finish();
-    report
+    (report, source.slowest_of_a_hundred())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_wait_little_longer_than_the_store() {
     for delay in [20, 100].map(Duration::from_millis) {
-        let report = look_while_loading(delay).await;
-        println!("{delay:?} away: {report:?}");
-        assert!(report.progress.demand_faults > 0);
-        assert!(report.demand_p50 < delay * 2 + BUSY, "{report:?}");
-        // The goal is half as long again; a busy machine adds its own.
-        assert!(report.demand_p99 < delay * 5 + BUSY, "{report:?}");
+        let mut best = f64::MAX;
+        // What a machine that does other things adds, it does not add to each run.
+        for _ in 0..RUNS {
+            let (report, store) = look_while_loading(delay).await;
+            assert!(report.progress.demand_faults > 0);
+            let ratio = report.demand_p99.as_secs_f64() / store.as_secs_f64();
+            println!(
+                "{delay:?} away: {} faults waited {:?} (p50), {:?} (p99); the store's p99 is \
+                 {store:?}: {ratio:.2}",
+                report.progress.demand_faults, report.demand_p50, report.demand_p99
+            );
+            best = best.min(ratio);
+            if best <= MOST_TIMES {
+                break;
+            }
+        }
+        assert!(best <= MOST_TIMES, "{best}");
     }
 }
 

@@ -3,10 +3,10 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -26,6 +26,7 @@ pub(crate) struct MemorySource {
     frames: Vec<(FrameRef, Bytes)>,
     weather: Weather,
     fetches: AtomicU64,
+    took: Mutex<Vec<Duration>>,
     seal: Arc<Seal>,
 }
 
@@ -56,8 +57,16 @@ impl MemorySource {
             frames,
             weather,
             fetches: AtomicU64::new(0),
+            took: Mutex::default(),
             seal: Arc::new(Seal::plain()),
         }
+    }
+
+    /// The 99th percentile of what its answers have taken.
+    pub(crate) fn slowest_of_a_hundred(&self) -> Duration {
+        let mut took = self.took.lock().unwrap().clone();
+        took.sort_unstable();
+        took[(took.len() * 99 / 100).min(took.len() - 1)]
     }
 
     pub(crate) fn calm() -> Weather {
@@ -89,7 +98,9 @@ impl FrameSource for MemorySource {
         let number = self.fetches.fetch_add(1, Ordering::Relaxed);
         let (delay, fails) = (self.weather)(number, urgency);
         if !delay.is_zero() {
+            let began = Instant::now();
             tokio::time::sleep(delay).await;
+            self.took.lock().unwrap().push(began.elapsed());
         }
         if fails {
             return Err(FetchError::Unavailable {
