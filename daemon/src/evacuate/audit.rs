@@ -130,11 +130,8 @@ pub(super) async fn check(
             let parts = present.within(run.run).filter_map(|part| run.within(part));
             parts.for_each(|part| uses.entry(part.frame).or_default().push((index, part)));
         }
-        zeros(
-            space,
-            &present,
-            stored.runs.iter().map(|run| run.run).collect(),
-        )?;
+        let runs: Runs = stored.runs.iter().map(|run| run.run).collect();
+        zeros(space, &present, &runs)?;
     }
     let mut decoder = Decoder::new();
     for (number, pack) in (0..).zip(&manifest.packs) {
@@ -207,8 +204,8 @@ fn differs(space: &Space, run: PageRun, byte: usize, what: &'static str) -> Audi
 }
 
 /// What is present and in no frame holds zeros.
-fn zeros(space: &Space, present: &Runs, stored: Runs) -> Result<(), AuditError> {
-    for run in present.minus(&stored).as_slice() {
+fn zeros(space: &Space, present: &Runs, stored: &Runs) -> Result<(), AuditError> {
+    for run in present.minus(stored).as_slice() {
         let mut rest = *run;
         while !rest.is_empty() {
             let piece = PageRun::new(rest.start, rest.pages.min(PIECE));
