@@ -10,7 +10,7 @@ use lifeboat_proto::id::{CheckpointId, WorkloadName};
 
 use self::texts::{
     ABOUT, CHECKPOINT_EXAMPLES, DRILL_EXAMPLES, EVACUATE_EXAMPLES, EXAMPLES, LIST_EXAMPLES,
-    RUN_EXAMPLES, STATUS_EXAMPLES,
+    PREFETCH_EXAMPLES, RUN_EXAMPLES, STATUS_EXAMPLES,
 };
 
 /// The whole command line.
@@ -77,6 +77,9 @@ pub(crate) enum Command {
     Inspect(OneCheckpoint),
     /// Read every byte of a checkpoint and check it
     Verify(OneCheckpoint),
+    /// Bring a checkpoint onto this node, so that it can be restored here without the store
+    #[command(after_help = PREFETCH_EXAMPLES)]
+    Prefetch(Prefetch),
     /// Delete a checkpoint
     Delete(Delete),
     /// Delete what no checkpoint uses any more
@@ -205,6 +208,18 @@ pub(crate) struct OneCheckpoint {
     /// The checkpoint; without it, the latest
     #[arg(long, value_name = "ID")]
     pub(crate) checkpoint: Option<CheckpointId>,
+}
+
+/// `lifeboat prefetch`.
+#[derive(Debug, Args)]
+pub(crate) struct Prefetch {
+    #[command(flatten)]
+    pub(crate) which: OneCheckpoint,
+
+    /// Look for a newer checkpoint at this interval, until interrupted; for example 30s
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(conflicts_with = "checkpoint")]
+    pub(crate) every: Option<Duration>,
 }
 
 /// `lifeboat delete`.

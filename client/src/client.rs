@@ -10,8 +10,8 @@ use lifeboat_proto::{
         CheckpointRequest, CheckpointServiceListRequest, CollectGarbageRequest,
         CollectGarbageResponse, DeleteRequest, DrillRequest, EvacuateRequest, GetRequest,
         GetResponse, GetStatusRequest, GetStatusResponse, InspectRequest, InspectResponse,
-        ListRequest, Progress, SaveResult, Selection, TcpPolicy, VerifyRequest, VerifyResponse,
-        WatchRequest, WatchResponse, Workload, checkpoint_response,
+        ListRequest, PrefetchRequest, PrefetchResponse, Progress, SaveResult, Selection, TcpPolicy,
+        VerifyRequest, VerifyResponse, WatchRequest, WatchResponse, Workload, checkpoint_response,
         checkpoint_service_client::CheckpointServiceClient, drill_response, evacuate_response,
         node_service_client::NodeServiceClient, workload_service_client::WorkloadServiceClient,
     },
@@ -329,6 +329,25 @@ impl Client {
         let stream = self
             .checkpoints
             .verify(request)
+            .await
+            .map_err(refused)?
+            .into_inner();
+        Ok(stream.map(|item| item.map_err(refused)))
+    }
+
+    /// Brings a checkpoint onto the daemon's node; progress as it comes.
+    ///
+    /// # Errors
+    /// See [`Client::node_status`]; in the stream, when a pack cannot be had.
+    pub async fn prefetch(
+        &mut self,
+        name: CheckpointName,
+    ) -> Result<impl Stream<Item = Result<PrefetchResponse, ClientError>> + use<>, ClientError>
+    {
+        let request = PrefetchRequest { name: Some(name) };
+        let stream = self
+            .checkpoints
+            .prefetch(request)
             .await
             .map_err(refused)?
             .into_inner();

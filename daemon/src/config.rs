@@ -83,6 +83,8 @@ pub struct Config {
     pub log_json: bool,
     /// How the memory of workloads is saved.
     pub save: Save,
+    /// What is kept near for restores to come.
+    pub warm: Warm,
     /// What copying memory ahead of time may cost.
     pub precopy: Limits,
     /// How long an owner may stay silent before another node may take its workload over.
@@ -128,6 +130,17 @@ pub struct Save {
     /// Longest time CRIU may take to describe a process tree.
     #[serde(with = "humantime_serde")]
     pub describe_timeout: Duration,
+}
+
+/// Checkpoints that are kept near (`lifeboat prefetch`).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Warm {
+    /// Most bytes of packs; zero: nothing is kept.
+    pub bytes: u64,
+    /// Folder for them, the daemon's own; without it, one below the state directory. One that lies in
+    /// memory is faster.
+    pub folder: Option<PathBuf>,
 }
 
 /// How much work goes into compression.
@@ -189,6 +202,8 @@ struct File {
     #[serde(default)]
     save: Save,
     #[serde(default)]
+    warm: Warm,
+    #[serde(default)]
     precopy: Limits,
     #[serde(default, with = "humantime_serde")]
     lease: Option<Duration>,
@@ -245,6 +260,7 @@ impl Config {
                 .unwrap_or_else(|| "info".to_owned()),
             log_json: settings.log_json || file.log_json.unwrap_or(false),
             save: file.save,
+            warm: file.warm,
             precopy: file.precopy,
             lease: file.lease.unwrap_or(Duration::from_secs(30)),
             notice: file.notice.unwrap_or(Duration::from_secs(25)),

@@ -20,6 +20,7 @@ use crate::{
     observe::metrics::Metrics,
     platform, restore,
     service::{self, identity::Caller, socket::SocketError},
+    warm::Warm,
     watch,
     workload::Registry,
 };
@@ -104,6 +105,8 @@ pub struct Context {
     pub criu: Bundle,
     /// What this machine is like.
     pub platform: Platform,
+    /// Packs that are kept near, if any may be.
+    pub warm: Option<Arc<Warm>>,
     /// All workloads.
     pub registry: Registry,
     /// What was about to happen.
@@ -143,7 +146,9 @@ impl Context {
             config.lease,
         );
         let journal = Journal::open(&config.state_dir).map_err(StartError::Journal)?;
+        let warm = warm(&config)?;
         Ok(Arc::new(Self {
+            warm,
             store,
             seal,
             heads,
@@ -315,6 +320,17 @@ fn keep_log(work_dir: &Path, logs: &Path, name: &str) -> io::Result<()> {
         std::fs::remove_file(old)?;
     }
     Ok(())
+}
+
+fn warm(config: &Config) -> Result<Option<Arc<Warm>>, StartError> {
+    if config.warm.bytes == 0 {
+        return Ok(None);
+    }
+    let folder = config.warm.folder.clone();
+    let path = folder.unwrap_or_else(|| config.state_dir.join("warm"));
+    let opened = Warm::open(path.clone(), config.warm.bytes);
+    let warm = opened.map_err(|source| StartError::Folder { path, source })?;
+    Ok(Some(Arc::new(warm)))
 }
 
 fn seal(config: &Config) -> Result<Seal, StartError> {

@@ -22,5 +22,6 @@ pub mod precopy;
 pub mod restore;
 pub mod service;
 pub mod store_gc;
+pub mod warm;
 pub mod watch;
 pub mod workload;

@@ -44,6 +44,17 @@ Exit codes:
 Environment:
   LIFEBOAT_IN_PLACE=1  make no namespaces (in containers whose first process is another one)";
 
+/// After the help of `prefetch`.
+pub(super) const PREFETCH_EXAMPLES: &str = "\
+A standby node that has the latest checkpoint fetches only what changed since then when the workload
+is evacuated to it. What is kept is bounded by `bytes` of [warm] in the daemon's configuration;
+`lifeboat status` shows it.
+
+Examples:
+  lifeboat prefetch cache
+  lifeboat prefetch cache --every 30s
+      keep up with newer checkpoints";
+
 /// After the help of `evacuate`.
 pub(super) const EVACUATE_EXAMPLES: &str = "\
 A workload is ended only after its checkpoint is durable and committed. On any failure before

@@ -178,7 +178,7 @@ pub(super) async fn collect_garbage(
     Ok(0)
 }
 
-fn named(one: &OneCheckpoint) -> CheckpointName {
+pub(super) fn named(one: &OneCheckpoint) -> CheckpointName {
     CheckpointName {
         workload: one.name.to_string(),
         checkpoint: one.checkpoint.map(|id| id.to_string()).unwrap_or_default(),

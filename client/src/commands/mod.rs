@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod node;
+mod prefetch;
 mod progress;
 mod run;
 mod save;
@@ -141,6 +142,7 @@ async fn call(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Inspect(one) => checkpoints::inspect(&mut client, output, one).await,
         Command::Verify(one) => checkpoints::verify(&mut client, output, one).await,
+        Command::Prefetch(prefetch) => prefetch::prefetch(&mut client, output, prefetch).await,
         Command::Delete(delete) => checkpoints::delete(&mut client, output, delete).await,
         Command::Gc { dry_run } => checkpoints::collect_garbage(&mut client, output, dry_run).await,
         Command::Run(_)

@@ -27,6 +27,11 @@ pub(super) async fn status(client: &mut Client, output: Output) -> Result<u8, Fa
                 )
             }
         };
+        let warm = view.warm.iter().map(|one| {
+            let (warm, total) = (size(one.warm_bytes), size(one.total_bytes));
+            format!("{} ({warm} of {total})", one.workload)
+        });
+        let warm: Vec<String> = warm.collect();
         pairs(&[
             ("node", view.node.clone()),
             ("daemon", view.version.clone()),
@@ -36,6 +41,10 @@ pub(super) async fn status(client: &mut Client, output: Output) -> Result<u8, Fa
             ("workloads", view.workloads.to_string()),
             ("upload rate", rate),
             ("notice", notice),
+            (
+                "prefetched",
+                or_dash(Some(warm.join(", ")).filter(|all| !all.is_empty())),
+            ),
         ])
     })?;
     Ok(0)

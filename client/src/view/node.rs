@@ -1,6 +1,8 @@
 //! The node and what it can do.
 
-use lifeboat_proto::v1::{Capability, CapabilityState, GetStatusResponse, NoticeKind};
+use lifeboat_proto::v1::{
+    Capability, CapabilityState, GetStatusResponse, NoticeKind, WarmCheckpoint,
+};
 use serde::Serialize;
 
 use super::{filled, timestamp};
@@ -16,6 +18,16 @@ pub(crate) struct NodeView {
     pub(crate) workloads: u32,
     pub(crate) upload_bytes_per_second: u64,
     pub(crate) notice: Option<NoticeView>,
+    pub(crate) warm: Vec<WarmView>,
+}
+
+/// A checkpoint that was prefetched.
+#[derive(Debug, Serialize)]
+pub(crate) struct WarmView {
+    pub(crate) workload: String,
+    pub(crate) checkpoint: String,
+    pub(crate) warm_bytes: u64,
+    pub(crate) total_bytes: u64,
 }
 
 /// A pending notice.
@@ -52,6 +64,18 @@ impl From<GetStatusResponse> for NodeView {
             workloads: status.workloads,
             upload_bytes_per_second: status.upload_bytes_per_second,
             notice,
+            warm: status.warm.into_iter().map(WarmView::from).collect(),
+        }
+    }
+}
+
+impl From<WarmCheckpoint> for WarmView {
+    fn from(warm: WarmCheckpoint) -> Self {
+        Self {
+            workload: warm.workload,
+            checkpoint: warm.checkpoint,
+            warm_bytes: warm.warm_bytes,
+            total_bytes: warm.total_bytes,
         }
     }
 }

@@ -48,6 +48,23 @@ fn verify() {
 }
 
 #[test]
+fn prefetch() {
+    both("prefetch", &["prefetch", "cache"]);
+}
+
+#[test]
+fn what_does_not_fit_is_a_failure() {
+    let daemon = Daemon::start();
+    let run = lifeboat(&daemon.socket(), &["prefetch", "large"]);
+    assert!(
+        run.stdout().contains("there is no more room"),
+        "{}",
+        run.stdout()
+    );
+    assert_eq!(run.code(), 1);
+}
+
+#[test]
 fn delete() {
     both("delete", &["delete", "cache", FIRST]);
 }

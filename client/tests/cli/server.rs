@@ -9,9 +9,9 @@ use lifeboat_proto::v1::{
     CollectGarbageRequest, CollectGarbageResponse, DeleteRequest, DeleteResponse, DrillRequest,
     DrillResponse, EvacuateRequest, EvacuateResponse, GetRequest, GetResponse, GetStatusRequest,
     GetStatusResponse, ImageFileEntry, InspectRequest, InspectResponse, ListRequest, ListResponse,
-    Notice, NoticeKind, PackEntry, Process, Progress, SaveOutcome, SaveResult, StageTime,
-    TcpPolicy, VerifyRequest, VerifyResponse, WatchRequest, WatchResponse, Workload, WorkloadState,
-    checkpoint_response,
+    Notice, NoticeKind, PackEntry, PrefetchRequest, PrefetchResponse, Process, Progress,
+    SaveOutcome, SaveResult, StageTime, TcpPolicy, VerifyRequest, VerifyResponse, WarmCheckpoint,
+    WatchRequest, WatchResponse, Workload, WorkloadState, checkpoint_response,
     checkpoint_service_server::{CheckpointService, CheckpointServiceServer},
     drill_response, evacuate_response,
     node_service_server::{NodeService, NodeServiceServer},
@@ -226,6 +226,12 @@ impl NodeService for Answering {
                 kind: NoticeKind::Preemption.into(),
                 deadline: moment(90),
             }),
+            warm: vec![WarmCheckpoint {
+                workload: "cache".into(),
+                checkpoint: SECOND.into(),
+                warm_bytes: 12 << 20,
+                total_bytes: 16 << 20,
+            }],
         }))
     }
 
@@ -372,6 +378,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 #[tonic::async_trait]
 impl CheckpointService for Answering {
     type VerifyStream = Answers<VerifyResponse>;
+    type PrefetchStream = Answers<PrefetchResponse>;
 
     async fn list(
         &self,
@@ -447,6 +454,25 @@ impl CheckpointService for Answering {
             ""
         };
         let steps = vec![step(1024, fault, false), step(2048, "", true)];
+        Ok(Response::new(Box::pin(tokio_stream::iter(steps))))
+    }
+
+    async fn prefetch(
+        &self,
+        request: Request<PrefetchRequest>,
+    ) -> Result<Response<Self::PrefetchStream>, Status> {
+        let name = request.into_inner().name.unwrap();
+        let room = if name.workload == "large" { 12 } else { 16 };
+        let step = |mebibytes: u64, done| {
+            Ok(PrefetchResponse {
+                checkpoint: SECOND.into(),
+                warm_bytes: mebibytes << 20,
+                total_bytes: 16 << 20,
+                fetched_bytes: (mebibytes - 4) << 20,
+                done,
+            })
+        };
+        let steps = vec![step(8, false), step(room, true)];
         Ok(Response::new(Box::pin(tokio_stream::iter(steps))))
     }
 

@@ -68,4 +68,4 @@ pub use resume::{Guarded, ResumeError};
 pub use server::{PageServer, Paused, StillAlive};
 pub use source::{Arrived, FetchError, FrameSource, Urgency};
 pub use space::{Run, SPACE_PAGES_MAX, Space, SpaceError};
-pub use store_source::{GIVE_UP, READS_MAX, StoreSource};
+pub use store_source::{GIVE_UP, Nearby, READS_MAX, StoreSource};

@@ -7,9 +7,12 @@
 //! - What is not what was written is read again, [`READS_MAX`] times in all; then the load fails,
 //!   and says which object and where.
 //!
+//! - Packs that are [`Nearby`] are not read from the store, unless they are not what was written.
+//!
 //! Two requests for one frame do not meet here: the page server never has two under way.
 
 use std::{
+    fmt::Debug,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +27,7 @@ use lifeboat_format::{
     manifest::PackRef,
     seal::Seal,
 };
+use lifeboat_proto::id::PackId;
 use lifeboat_store::{Call, Key, KeyError, Store};
 use tokio::sync::Semaphore;
 
@@ -51,10 +55,21 @@ const PREFETCH_KIB_MAX: u32 = 64 << 10;
 /// Most stored bytes in flight that faults wait for, in KiB.
 const DEMAND_KIB_MAX: u32 = 32 << 10;
 
+/// Packs that are at hand without asking the store. What it gives is verified like the store's.
+pub trait Nearby: Send + Sync + Debug {
+    /// Bytes of a pack, if it is at hand. May block for as long as a local disk does.
+    fn read(&self, pack: PackId, offset: u64, bytes: u64) -> Option<Bytes>;
+
+    /// What was read of a pack is not what was written.
+    fn damaged(&self, pack: PackId);
+}
+
 /// The frames of one manifest, in one store.
 #[derive(Debug)]
 pub struct StoreSource {
     store: Arc<dyn Store>,
+    nearby: Option<Arc<dyn Nearby>>,
+    ids: Vec<PackId>,
     packs: Vec<Key>,
     frames: Arc<[FrameRef]>,
     seal: Arc<Seal>,
@@ -74,16 +89,25 @@ impl StoreSource {
         frames: impl Into<Arc<[FrameRef]>>,
         seal: Seal,
     ) -> Result<Self, KeyError> {
-        let packs = packs.iter().map(|pack| Key::new(keys::pack(pack.id)));
+        let keys = packs.iter().map(|pack| Key::new(keys::pack(pack.id)));
         Ok(Self {
             store,
-            packs: packs.collect::<Result<_, _>>()?,
+            nearby: None,
+            ids: packs.iter().map(|pack| pack.id).collect(),
+            packs: keys.collect::<Result<_, _>>()?,
             frames: frames.into(),
             seal: Arc::new(seal),
             prefetch: Semaphore::new(PREFETCH_KIB_MAX as usize),
             demand: Semaphore::new(DEMAND_KIB_MAX as usize),
             give_up: GIVE_UP,
         })
+    }
+
+    /// The same with packs that need not be asked for.
+    #[must_use]
+    pub fn near(mut self, nearby: Arc<dyn Nearby>) -> Self {
+        self.nearby = Some(nearby);
+        self
     }
 
     /// The same with another [`GIVE_UP`].
@@ -111,6 +135,9 @@ impl StoreSource {
 
     /// One read: its bytes, and the frames that are in them.
     async fn read(&self, read: Read, urgency: Urgency) -> Result<(Read, Bytes), FetchError> {
+        if let Some(bytes) = self.read_nearby(&read).await {
+            return Ok((read, bytes));
+        }
         let (most, room) = match urgency {
             Urgency::Demand => (DEMAND_KIB_MAX, &self.demand),
             Urgency::Prefetch => (PREFETCH_KIB_MAX, &self.prefetch),
@@ -125,6 +152,15 @@ impl StoreSource {
         let key = &self.packs[read.pack as usize];
         let bytes = self.get(key, read.offset, read.bytes).await?;
         Ok((read, bytes))
+    }
+
+    /// The same of a pack that is at hand.
+    async fn read_nearby(&self, read: &Read) -> Option<Bytes> {
+        let nearby = Arc::clone(self.nearby.as_ref()?);
+        let pack = self.ids[read.pack as usize];
+        let (offset, bytes) = (read.offset, read.bytes);
+        let found = tokio::task::spawn_blocking(move || nearby.read(pack, offset, bytes)).await;
+        found.ok().flatten()
     }
 
     /// All reads at once.
@@ -205,6 +241,9 @@ impl StoreSource {
     ) -> Result<VerifiedFrame, FetchError> {
         let key = &self.packs[frame.pack as usize];
         let mut error = first;
+        if let Some(nearby) = &self.nearby {
+            nearby.damaged(self.ids[frame.pack as usize]);
+        }
         for _ in 1..READS_MAX {
             tracing::warn!(%key, offset = frame.offset, %error, "reading a frame again");
             let bytes = self

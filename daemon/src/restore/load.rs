@@ -51,6 +51,9 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, load: Load, 
     match loaded {
         Ok(report) => {
             tell(workload, &report, began);
+            if let Some(warm) = &context.warm {
+                warm.forget(&workload.name);
+            }
             // The hold first: from here on the daemon's death does not matter to the tree.
             let told = workload.hold_has(Message::Loaded(hold::Loaded {}), Vec::new());
             let told = told.await;

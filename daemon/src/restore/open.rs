@@ -15,6 +15,7 @@ use super::{RestoreError, images::FetchedImages};
 use crate::{
     daemon::Context,
     evacuate::files::FileAccess,
+    warm::Warm,
     workload::{Workload, namespaces::Namespaces},
 };
 
@@ -67,7 +68,10 @@ pub async fn open(
         manifest.frames.as_slice(),
         (*context.seal).clone(),
     );
-    let source = source.expect("keys of the format are keys of the store");
+    let mut source = source.expect("keys of the format are keys of the store");
+    if let Some(warm) = &context.warm {
+        source = source.near(Arc::<Warm>::clone(warm));
+    }
     let source: Arc<dyn FrameSource> = Arc::new(source);
     let fetched = FetchedImages::fetch(&manifest, &*source).await?;
     let images = read_images(&manifest, &fetched, &*source).await?;

@@ -17,7 +17,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{identity::Caller, status::status, view};
-use crate::{daemon::Context, observe::chain, restore::open::read_any_manifest};
+use crate::{
+    daemon::Context, observe::chain, restore::open::read_any_manifest, warm::fetch::prefetch,
+};
 
 /// Most messages waiting for a caller.
 const STREAM_QUEUE: usize = 64;
@@ -123,6 +125,7 @@ impl Checkpoints {
 #[tonic::async_trait]
 impl CheckpointService for Checkpoints {
     type VerifyStream = ReceiverStream<Result<v1::VerifyResponse, Status>>;
+    type PrefetchStream = ReceiverStream<Result<v1::PrefetchResponse, Status>>;
 
     async fn list(
         &self,
@@ -173,6 +176,23 @@ impl CheckpointService for Checkpoints {
         let (tell, told) = mpsc::channel(STREAM_QUEUE);
         let context = Arc::clone(&self.context);
         tokio::spawn(async move { verify(&context, &manifest, &tell).await });
+        Ok(Response::new(ReceiverStream::new(told)))
+    }
+
+    async fn prefetch(
+        &self,
+        request: Request<v1::PrefetchRequest>,
+    ) -> Result<Response<Self::PrefetchStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let Some(warm) = self.context.warm.clone() else {
+            return Err(Status::failed_precondition(
+                "this node keeps nothing near: set `bytes` of [warm] in the daemon's configuration",
+            ));
+        };
+        let (_, manifest) = self.find(&caller, request.into_inner().name).await?;
+        let (tell, told) = mpsc::channel(STREAM_QUEUE);
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move { prefetch(&context, &warm, &manifest, &tell).await });
         Ok(Response::new(ReceiverStream::new(told)))
     }
 

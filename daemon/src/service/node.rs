@@ -32,6 +32,15 @@ impl NodeService for Node {
         let context = &self.context;
         let rate = context.metrics.upload_rate.get();
         let workloads = context.registry.visible(&caller).len();
+        let shown = context.warm.as_ref().map(|warm| warm.shown());
+        let shown = shown.unwrap_or_default().into_iter();
+        let shown = shown.filter(|one| caller.may_touch(one.uid));
+        let warm = shown.map(|one| v1::WarmCheckpoint {
+            workload: one.workload.to_string(),
+            checkpoint: one.checkpoint.to_string(),
+            warm_bytes: one.warm_bytes,
+            total_bytes: one.total_bytes,
+        });
         Ok(Response::new(v1::GetStatusResponse {
             node: context.config.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -41,6 +50,7 @@ impl NodeService for Node {
             workloads: u32::try_from(workloads).unwrap_or(u32::MAX),
             upload_bytes_per_second: u64::try_from(rate).unwrap_or(0),
             notice: context.notice(),
+            warm: warm.collect(),
         }))
     }
 

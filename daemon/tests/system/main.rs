@@ -19,3 +19,4 @@ mod precopy;
 mod programs;
 mod store_faults;
 mod users;
+mod warm;

@@ -172,8 +172,15 @@ impl Hold {
     /// Waits for its end; returns its status and all its lines.
     #[track_caller]
     pub(crate) fn wait_for_end(&mut self, limit: Duration) -> (i32, Vec<String>) {
+        let end = Instant::now() + limit;
         let what = format!("hold of {} ends", self.workload);
-        let status = eventually(&what, limit, || self.child.try_wait().unwrap());
+        let status = eventually(&what, limit * 2, || {
+            let status = self.child.try_wait().unwrap();
+            if status.is_none() && Instant::now() > end {
+                self.fail("it does not end");
+            }
+            status
+        });
         let lines = self.stdout.finish(Duration::from_secs(5));
         (status.code().unwrap_or(-1), lines)
     }
