@@ -73,6 +73,10 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Folder of the CRIU bundle.
     pub criu_bundle: PathBuf,
+    /// The daemon's own program, by the path that it was started from: after an upgrade another file
+    /// is there, while the running one has no path any more.
+    #[serde(skip)]
+    pub program: PathBuf,
     /// Folder of the programs that go with the daemon.
     pub libexec: PathBuf,
     /// File with the key of the store.
@@ -249,6 +253,7 @@ impl Config {
                 settings.criu_bundle.or(file.criu_bundle),
                 "/usr/lib/lifeboat/criu",
             ),
+            program: std::env::current_exe().unwrap_or_else(|_| "lifeboatd".into()),
             libexec: match settings.libexec.or(file.libexec) {
                 Some(folder) => absolute(Some(folder), ""),
                 None => own_folder(),

@@ -2,7 +2,11 @@
 //!
 //! The daemon itself never opens a path that a user or an image names.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -31,6 +35,8 @@ pub struct FileAccess<'a> {
     pub namespaces: &'a Namespaces,
     /// The paths.
     pub paths: &'a [PathBuf],
+    /// The program that has the steps: the daemon's own.
+    pub program: &'a Path,
 }
 
 impl FileAccess<'_> {
@@ -75,10 +81,7 @@ impl FileAccess<'_> {
         // The workload's /proc shows processes of its own PID namespace only, and the step needs to
         // find itself there.
         command.arg(format!("--pid={}", path(&self.namespaces.pid)));
-        command
-            .arg("--")
-            .arg(std::env::current_exe().unwrap_or_else(|_| "lifeboatd".into()));
-        command.arg(step);
+        command.arg("--").arg(self.program).arg(step);
         command.args([
             "--uid",
             &self.owner.uid.to_string(),

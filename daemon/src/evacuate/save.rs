@@ -431,6 +431,7 @@ impl Save<'_> {
             owner: &self.workload.owner,
             namespaces: &prepared.namespaces,
             paths: &paths,
+            program: &self.context.config.program,
         };
         access
             .archive(&mut stream)

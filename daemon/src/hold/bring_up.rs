@@ -2,6 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
+    path::Path,
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -100,7 +101,9 @@ pub async fn bring_up(
     workload.publish("claimed", |view| view.epoch = epoch);
     *workload.right.lock().await = Some(right);
     match decision {
-        Decision::Start { reason } => start(workload, process, pid, reason).await,
+        Decision::Start { reason } => {
+            start(&context.config.program, workload, process, pid, reason).await
+        }
         Decision::Restore { latest } => {
             failpoint::reach("restore-claimed");
             let restored = restore_into(context, workload, pid, process, pipes, latest).await;
@@ -132,8 +135,14 @@ async fn refuse(context: &Arc<Context>, workload: &SharedWorkload, reason: Strin
         .await;
 }
 
-async fn start(workload: &SharedWorkload, process: &Pidfd, pid: u32, reason: &'static str) {
-    if let Err(error) = number_from(process, pid).await {
+async fn start(
+    program: &Path,
+    workload: &SharedWorkload,
+    process: &Pidfd,
+    pid: u32,
+    reason: &'static str,
+) {
+    if let Err(error) = number_from(program, process, pid).await {
         // Not fatal: a restore may find a number taken, and says so then.
         tracing::warn!(workload = %workload.name, error, "cannot set the first PID");
     }
@@ -144,13 +153,12 @@ async fn start(workload: &SharedWorkload, process: &Pidfd, pid: u32, reason: &'s
 }
 
 /// Makes the hold's next child [`FIRST_PID`] + 1, if it is in a PID namespace of its own.
-async fn number_from(process: &Pidfd, pid: u32) -> Result<(), String> {
+async fn number_from(program: &Path, process: &Pidfd, pid: u32) -> Result<(), String> {
     let namespaces = Namespaces::of(pid, process).map_err(|error| chain(&error))?;
     let criu = namespaces.for_criu().map_err(|error| chain(&error))?;
     let Some(pid_namespace) = criu.pid else {
         return Ok(());
     };
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new("nsenter")
         .arg(format!(
             "--pid={}",

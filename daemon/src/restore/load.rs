@@ -65,9 +65,7 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, load: Load, 
                 // Its hold will come back, believing that something is missing.
                 tracing::warn!(workload = %workload.name, "the hold has not heard that all is loaded");
             }
-            if let Some(server) = Arc::into_inner(server) {
-                server.finish();
-            }
+            server.finish();
             workload.publish("all memory is loaded", |view| {
                 view.phase = Phase::Running;
                 view.missing_bytes = 0;

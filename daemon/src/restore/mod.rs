@@ -172,6 +172,7 @@ pub async fn restore(
         "manifest and images read"
     );
     failpoint::reach("restore-opened");
-    open::extract_files(workload, &opened, &destination.namespaces).await?;
+    let (namespaces, program) = (&destination.namespaces, &context.config.program);
+    open::extract_files(workload, &opened, namespaces, program).await?;
     rebuild::rebuild(context, workload, opened, latest, destination, began).await
 }

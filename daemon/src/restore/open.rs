@@ -1,6 +1,9 @@
 //! Reads a manifest and what is needed of the images, and checks all of it before anything is built.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use lifeboat_criu::{
@@ -187,6 +190,7 @@ pub async fn extract_files(
     workload: &Workload,
     opened: &Opened,
     namespaces: &Namespaces,
+    program: &Path,
 ) -> Result<(), RestoreError> {
     let Some(archive) = &opened.manifest.files else {
         return Ok(());
@@ -197,6 +201,7 @@ pub async fn extract_files(
         owner: &workload.owner,
         namespaces,
         paths: &paths,
+        program,
     };
     let mut extraction = access.extract().map_err(RestoreError::Files)?;
     for frames in archive.frames.chunks(STREAM_FRAMES) {
