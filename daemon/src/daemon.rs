@@ -17,8 +17,8 @@ use crate::{
     config::Config,
     evacuate::{self, outcomes::Outcomes},
     journal::{Journal, JournalError},
-    observe::metrics::Metrics,
-    platform, restore,
+    observe::metrics::{Metrics, WorkloadLabels},
+    platform, precopy, restore,
     service::{self, identity::Caller, socket::SocketError},
     warm::Warm,
     watch,
@@ -196,10 +196,30 @@ impl Context {
     /// All figures for Prometheus, as they are now.
     #[must_use]
     pub fn figures(&self) -> String {
-        let workloads = self.registry.visible(&Caller::operator()).len();
-        self.metrics
-            .workloads
-            .set(i64::try_from(workloads).unwrap_or(i64::MAX));
+        let workloads = self.registry.visible(&Caller::operator());
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.workloads.set(number(workloads.len() as u64));
+        let figures = &self.metrics.of_workloads;
+        figures.clear();
+        for workload in workloads {
+            let labels = WorkloadLabels {
+                workload: workload.name.to_string(),
+            };
+            let Some(ahead) = workload.view().ahead else {
+                continue;
+            };
+            let known = &ahead.figures;
+            let unsaved = figures.unsaved.get_or_create(&labels);
+            unsaved.set(number(known.unsaved_bytes()));
+            if let Some(time) = precopy::time_to_safe(known) {
+                let gauge = figures.time_to_safe.get_or_create(&labels);
+                gauge.set(time.as_secs_f64());
+            }
+            let late = figures.not_evacuable.get_or_create(&labels);
+            late.set(i64::from(ahead.late.is_some()));
+            let stored = figures.stored.get_or_create(&labels);
+            stored.set(number(known.stored_bytes.0));
+        }
         self.metrics.text()
     }
 

@@ -84,8 +84,8 @@ fn table(workloads: &[WorkloadView]) -> String {
     table.render()
 }
 
-fn detail(view: &DetailView) -> String {
-    let workload = &view.workload;
+/// What there is to say of a workload itself.
+fn facts(workload: &WorkloadView) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("name", workload.name.clone()),
         ("state", workload.state.to_owned()),
@@ -111,10 +111,29 @@ fn detail(view: &DetailView) -> String {
     if workload.missing_bytes > 0 {
         lines.push(("not loaded yet", size(workload.missing_bytes)));
     }
+    if let Some(precopy) = &workload.precopy {
+        let rate = |bytes| format!("{}/s", size(bytes));
+        lines.push(("writes", rate(precopy.dirty_bytes_per_second)));
+        lines.push(("can be saved", rate(precopy.saved_bytes_per_second)));
+        lines.push(("left for the freeze", size(precopy.left_bytes)));
+        let stored = format!(
+            "{}, of which {} are the latest",
+            size(precopy.stored_bytes),
+            size(precopy.live_bytes)
+        );
+        lines.push(("stored", stored));
+    }
+    if let Some(why) = &workload.not_evacuable {
+        lines.push(("not evacuable", why.clone()));
+    }
     if let Some(error) = &workload.last_error {
         lines.push(("last error", error.clone()));
     }
-    let mut text = pairs(&lines);
+    lines
+}
+
+fn detail(view: &DetailView) -> String {
+    let mut text = pairs(&facts(&view.workload));
     let mut processes = Table::new(&[
         ">PID",
         ">INNER PID",

@@ -1,6 +1,8 @@
 //! Workloads.
 
-use lifeboat_proto::v1::{Blocker, GetResponse, Process, TcpPolicy, Workload, WorkloadState};
+use lifeboat_proto::v1::{
+    Blocker, GetResponse, Precopy, Process, TcpPolicy, Workload, WorkloadState,
+};
 use serde::Serialize;
 
 use super::{filled, milliseconds, timestamp};
@@ -25,6 +27,21 @@ pub(crate) struct WorkloadView {
     pub(crate) epoch: u64,
     pub(crate) registered_at: Option<String>,
     pub(crate) last_error: Option<String>,
+    pub(crate) not_evacuable: Option<String>,
+    pub(crate) precopy: Option<PrecopyView>,
+}
+
+/// How memory is copied ahead of time.
+#[derive(Debug, Serialize)]
+pub(crate) struct PrecopyView {
+    pub(crate) pending_bytes: u64,
+    pub(crate) left_bytes: u64,
+    pub(crate) dirty_bytes_per_second: u64,
+    pub(crate) saved_bytes_per_second: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) live_bytes: u64,
+    pub(crate) books_bytes: u64,
+    pub(crate) interval_ms: Option<i64>,
 }
 
 /// A workload in detail.
@@ -77,6 +94,23 @@ impl From<Workload> for WorkloadView {
             epoch: workload.epoch,
             registered_at: timestamp(workload.registered_at),
             last_error: filled(workload.last_error),
+            not_evacuable: filled(workload.not_evacuable),
+            precopy: workload.precopy.map(Into::into),
+        }
+    }
+}
+
+impl From<Precopy> for PrecopyView {
+    fn from(precopy: Precopy) -> Self {
+        Self {
+            pending_bytes: precopy.pending_bytes,
+            left_bytes: precopy.left_bytes,
+            dirty_bytes_per_second: precopy.dirty_bytes_per_second,
+            saved_bytes_per_second: precopy.saved_bytes_per_second,
+            stored_bytes: precopy.stored_bytes,
+            live_bytes: precopy.live_bytes,
+            books_bytes: precopy.books_bytes,
+            interval_ms: precopy.interval.as_ref().map(milliseconds),
         }
     }
 }

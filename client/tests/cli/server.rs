@@ -128,6 +128,8 @@ fn cache() -> Workload {
         epoch: 3,
         registered_at: moment(0),
         missing_bytes: 0,
+        not_evacuable: String::new(),
+        precopy: None,
         last_error: String::new(),
     }
 }

@@ -1,5 +1,7 @@
 //! Figures for Prometheus. Names say stage, thing and unit; labels are bounded.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{
@@ -45,6 +47,51 @@ pub enum Success {
     No,
 }
 
+/// Labels of figures of one workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WorkloadLabels {
+    /// Its name.
+    pub workload: String,
+}
+
+/// Figures of each workload, as they are when they are asked for.
+#[derive(Debug, Default)]
+pub struct OfWorkloads {
+    /// What would have to be saved if the notice came now, in bytes.
+    pub unsaved: Family<WorkloadLabels, Gauge>,
+    /// How long that would take, in seconds.
+    pub time_to_safe: Family<WorkloadLabels, Gauge<f64, AtomicU64>>,
+    /// Whether it could not be evacuated in time.
+    pub not_evacuable: Family<WorkloadLabels, Gauge>,
+    /// Stored for it, in bytes.
+    pub stored: Family<WorkloadLabels, Gauge>,
+}
+
+impl OfWorkloads {
+    /// Forgets all workloads.
+    pub fn clear(&self) {
+        self.unsaved.clear();
+        self.time_to_safe.clear();
+        self.not_evacuable.clear();
+        self.stored.clear();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let help = "What would have to be saved if the notice came now";
+        let bytes = Unit::Bytes;
+        let unsaved = self.unsaved.clone();
+        registry.register_with_unit("workload_unsaved", help, bytes.clone(), unsaved);
+        let help = "From a notice to the commit, if it came now";
+        let time = self.time_to_safe.clone();
+        registry.register_with_unit("workload_time_to_safe", help, Unit::Seconds, time);
+        let help = "1 for a workload that could not be evacuated within the time of a notice";
+        registry.register("workload_not_evacuable", help, self.not_evacuable.clone());
+        let help = "Packs that were copied ahead of time and are still of use";
+        let stored = self.stored.clone();
+        registry.register_with_unit("workload_stored", help, bytes, stored);
+    }
+}
+
 /// All figures.
 #[derive(Debug)]
 pub struct Metrics {
@@ -67,6 +114,8 @@ pub struct Metrics {
     pub restore: Histogram,
     /// Measured rate of the last upload.
     pub upload_rate: Gauge,
+    /// Figures of each workload.
+    pub of_workloads: OfWorkloads,
 }
 
 impl Default for Metrics {
@@ -83,6 +132,7 @@ impl Default for Metrics {
             restores: Family::default(),
             restore: histogram(),
             upload_rate: Gauge::default(),
+            of_workloads: OfWorkloads::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -109,6 +159,7 @@ impl Default for Metrics {
             help,
             metrics.upload_rate.clone(),
         );
+        metrics.of_workloads.register(&mut registry);
         Self {
             registry,
             ..metrics

@@ -7,7 +7,7 @@ use lifeboat_proto::v1;
 
 use crate::{
     daemon::Context,
-    precopy::{FIXED_COST, time_to_safe},
+    precopy::{FIXED_COST, Figures, time_to_safe},
     workload::{Phase, Saved, Workload, tree},
 };
 
@@ -48,7 +48,31 @@ pub fn workload(context: &Context, workload: &Workload) -> v1::Workload {
         epoch: view.epoch.0,
         registered_at: Some(workload.registered_at.into()),
         missing_bytes: view.missing_bytes,
+        not_evacuable: ahead
+            .and_then(|ahead| ahead.late.clone())
+            .unwrap_or_default(),
+        precopy: ahead.map(|ahead| precopy(&ahead.figures)),
         last_error: view.last_error,
+    }
+}
+
+fn precopy(figures: &Figures) -> v1::Precopy {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate for people"
+    )]
+    let rate = |rate: f64| rate.max(0.0) as u64;
+    let (stored_bytes, live_bytes) = figures.stored_bytes;
+    v1::Precopy {
+        pending_bytes: figures.pending_bytes,
+        left_bytes: figures.left_bytes,
+        dirty_bytes_per_second: rate(figures.dirty_rate),
+        saved_bytes_per_second: rate(figures.rate),
+        stored_bytes,
+        live_bytes,
+        books_bytes: figures.heap_bytes,
+        interval: duration(figures.cost.interval),
     }
 }
 
