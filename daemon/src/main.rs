@@ -40,6 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    lifeboat_sys::allocator::set_up();
     observe::start_logging(&config.log, config.log_json)?;
     run(async {
         daemon::run(config).await?;

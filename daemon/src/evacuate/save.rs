@@ -293,7 +293,7 @@ impl Save<'_> {
         if let Some(ahead) = &ahead {
             precopy::lock(ahead).thaw();
         }
-        if outcome.is_ok() && self.mode == Mode::Evacuate || is_about_books(&outcome) {
+        if is_about_books(&outcome) {
             books.forget();
         }
         outcome.map(|()| id)

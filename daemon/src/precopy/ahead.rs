@@ -277,6 +277,13 @@ impl Ahead {
         };
     }
 
+    /// Packs that are garbage once the books end: no checkpoint names them.
+    pub(super) fn leftovers(&mut self) -> Vec<PackId> {
+        let mut left = std::mem::take(&mut self.dead);
+        left.extend(self.stored.unnamed());
+        left
+    }
+
     /// Keeps the larger part of what is stored alive; returns packs to be deleted from the store.
     pub(super) fn tidy(&mut self) -> Vec<PackId> {
         let emptied = self.stored.to_empty(Instant::now());

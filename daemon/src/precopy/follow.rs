@@ -46,7 +46,14 @@ pub async fn follow(context: Arc<Context>, workload: SharedWorkload) {
         _ = over => {}
     }
     workload.refresh(|view| view.ahead = None);
-    workload.place.take().await.forget();
+    let mut books = workload.place.take().await;
+    let left = books.ahead().map(|ahead| lock(ahead).leftovers());
+    books.forget();
+    drop(books);
+    // While a machine is being left, there are others who need the link.
+    if context.notice().is_none() {
+        delete(&context, left.unwrap_or_default()).await;
+    }
 }
 
 async fn work(context: &Context, workload: &SharedWorkload) {

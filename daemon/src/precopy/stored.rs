@@ -85,6 +85,12 @@ impl Stored {
         self.committed.extend(packs);
     }
 
+    /// Packs that no checkpoint names.
+    pub(crate) fn unnamed(&self) -> Vec<PackId> {
+        let ids = self.packs.iter().map(|one| one.pack.id);
+        ids.filter(|id| !self.committed.contains(id)).collect()
+    }
+
     /// Stored bytes, and those of them that are alive.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let all = self.packs.iter().map(|one| one.pack.size_bytes).sum();

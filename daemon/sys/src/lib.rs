@@ -22,6 +22,7 @@
 //! | [`tracer`] | stop a thread, have it do system calls, leave it as it was | 5.3 |
 //! | [`remote`] | take a userfaultfd out of another process | 5.11 |
 //! | [`uffd`] | page faults of another process, its write protection | 5.11; asynchronous 6.7 |
+//! | [`allocator`] | give freed memory back | any |
 //! | [`probe`] | what of all this works here | any |
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
@@ -31,6 +32,7 @@ mod arch;
 mod flags;
 mod ioctl;
 
+pub mod allocator;
 pub mod fdpass;
 pub mod kcmp;
 pub mod maps;

@@ -7,7 +7,10 @@
 //! moment, but it is ascending and without overlaps, since what the kernel tells twice is cut.
 //! Names are chosen by the process and are bytes, not text; everything is bounded.
 
+mod extent;
 mod parse;
+
+pub use extent::Extents;
 
 use std::{
     fs::File,

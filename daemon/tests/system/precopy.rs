@@ -135,7 +135,12 @@ fn a_tree_that_maps_moves_drops_and_forks_is_captured_to_the_byte() {
         if image % 4 != 3 {
             wait_until_saved(node, "churn", 48 * MIB);
         }
-        let result = node.evacuate("churn");
+        let result = node.json(&["evacuate", "churn"]);
+        let (lines, said) = (hold.lines(), hold.said());
+        assert_eq!(
+            result["outcome"], "evacuated",
+            "{result}\n{lines:#?}\n{said}"
+        );
         read += bytes(&result, "read_bytes");
         all += bytes(&result, "memory_bytes");
         let (status, lines) = hold.wait_for_end(SOON);

@@ -13,6 +13,10 @@
 //!   is refused, and it enters the set anew.
 //! - Moving memory beside registered memory may take away the registration of both, and leave the
 //!   protection of pages behind, which means nothing then: hence the freeing.
+//! - A mapping that is registered is one mapping for its program still, which `mremap` and others
+//!   insist on. The list of mappings is older than that, so the kernel is asked just before whether
+//!   the mapping is still as listed: registering a part of one would cut it in two, until the next
+//!   round joins the parts again.
 //! - Dropped pages (`MADV_DONTNEED`) are absent, and unprotected when they come back. Holes are
 //!   never protected.
 
@@ -20,6 +24,7 @@ use std::time::Instant;
 
 use lifeboat_proto::units::{PageIndex, PageRun};
 use lifeboat_sys::{
+    maps::Extents,
     pagemap::{Categories, Pagemap, PagemapError, Region},
     pidfd::Pidfd,
     remote::{self, InjectError},
@@ -47,6 +52,7 @@ const LOOKS_MAX: u32 = 4;
 pub struct Tracker {
     process: Pidfd,
     pagemap: Pagemap,
+    extents: Option<Extents>,
     uffd: Uffd,
     /// Whether the kernel tells guard pages apart (6.15).
     guard: Categories,
@@ -96,6 +102,7 @@ impl Tracker {
         let guard =
             pages::guard_category(&pagemap).map_err(|source| pagemap_error(&process, source))?;
         Ok(Self {
+            extents: Extents::open(process.pid()).ok(),
             process,
             pagemap,
             uffd,
@@ -268,6 +275,9 @@ impl Tracker {
                 // Registered, freed and lost as a whole: so that it stays one mapping for the
                 // program, and because what has lost its registration shows in no other way.
                 self.followed.remove(mapping);
+                if !self.is_still(mapping) {
+                    return Ok(Outcome::Untracked);
+                }
                 if let Err(error) = self.uffd.register(mapping, Modes::WRITE_PROTECT) {
                     self.check_alive()?;
                     tracing::debug!(pid = self.pid(), %error, "memory is not tracked");
@@ -298,6 +308,15 @@ impl Tracker {
         }
         self.followed.remove(mapping);
         Ok(Outcome::Untracked)
+    }
+
+    /// Whether a mapping is still as it was listed. Where the kernel does not tell, it is.
+    fn is_still(&self, mapping: PageRun) -> bool {
+        let now = self
+            .extents
+            .as_ref()
+            .and_then(|extents| extents.at(mapping.start).ok());
+        now.is_none_or(|now| now == Some(mapping))
     }
 
     /// Takes away protection from before that is in a part of a mapping that is not followed.

@@ -4,6 +4,7 @@
  * churn PROCESSES MIB-OF-EACH
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -55,13 +56,20 @@ static void check(struct block *b, size_t page)
 		}
 }
 
+static void fail(const char *what)
+{
+	printf("process %d: %s: %s\n", getpid(), what, strerror(errno));
+	fflush(stdout);
+	_exit(2);
+}
+
 static void make(struct block *b, size_t pages)
 {
 	b->at = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	b->seeds = calloc(pages, sizeof *b->seeds);
 	b->pages = pages;
 	if (b->at == MAP_FAILED || !b->seeds)
-		_exit(2);
+		fail("mmap");
 	for (size_t i = 0; i < pages; i++)
 		if (chance(4)) {
 			b->seeds[i] = 1 + chance(1u << 30);
@@ -74,7 +82,7 @@ static void resize(struct block *b, size_t pages)
 	unsigned char *at = mremap(b->at, b->pages * PAGE, pages * PAGE, MREMAP_MAYMOVE);
 	uint32_t *seeds = realloc(b->seeds, pages * sizeof *seeds);
 	if (at == MAP_FAILED || !seeds)
-		_exit(2);
+		fail("mremap");
 	if (pages > b->pages)
 		memset(seeds + b->pages, 0, (pages - b->pages) * sizeof *seeds);
 	*b = (struct block){ at, pages, seeds };
