@@ -4,7 +4,7 @@
 //! It takes as long as a whole restore, with the workload frozen: for tests, and for whoever wants
 //! to know. A difference is a failed save; the workload runs on.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use lifeboat_criu::{ImageSet, images::ImagesError};
@@ -14,11 +14,17 @@ use lifeboat_format::{
 };
 use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
 use lifeboat_store::{Call, Key, StoreError};
-use lifeboat_sys::vm::VmError;
 use lifeboat_track::Runs;
 
-use super::memory::Space;
-use crate::daemon::Context;
+use super::{
+    describe::Found,
+    memory::{Space, Whose},
+    objects::Object,
+};
+use crate::{
+    daemon::Context,
+    pipeline::{PipelineError, Source},
+};
 
 /// Pages that are compared with zeros at once.
 const PIECE: u64 = 256;
@@ -45,22 +51,22 @@ pub enum AuditError {
         source: FormatError,
     },
     /// The memory cannot be read.
-    #[error("read the frozen memory of process {pid} (inside)")]
+    #[error("read the frozen memory of {whose}")]
     Memory {
-        /// The process.
-        pid: u32,
+        /// Whose.
+        whose: Whose,
         /// Why.
         #[source]
-        source: VmError,
+        source: PipelineError,
     },
     /// CRIU's images cannot be understood.
     #[error("find out what the kernel writes in frozen memory")]
     Images(#[source] ImagesError),
     /// A page is not as it was stored.
-    #[error("page {page} of process {pid} (inside), {how}, differs from {what} at byte {byte}")]
+    #[error("page {page} of {whose}, {how}, differs from {what} at byte {byte}")]
     Differs {
-        /// The process.
-        pid: u32,
+        /// Whose.
+        whose: Whose,
         /// The page.
         page: PageIndex,
         /// The first byte that differs.
@@ -95,7 +101,8 @@ impl KernelsOwn {
     }
 
     /// Makes the kernel's part of `frozen` what is `stored`.
-    fn cover(&self, pid: u32, run: PageRun, frozen: &mut [u8], stored: &[u8]) {
+    fn cover(&self, whose: Whose, run: PageRun, frozen: &mut [u8], stored: &[u8]) {
+        let Whose::Process(pid) = whose else { return };
         let begin = run.start.addr().0;
         for (address, bytes) in self.0.get(&pid).into_iter().flatten() {
             for byte in *address..address.saturating_add(u64::from(*bytes)) {
@@ -111,6 +118,41 @@ impl KernelsOwn {
     }
 }
 
+/// Memory that is compared: of a process, or an object.
+#[derive(Debug)]
+struct Part<'a> {
+    whose: Whose,
+    present: &'a [PageRun],
+    read: &'a [PageRun],
+    source: Source,
+}
+
+impl<'a> Part<'a> {
+    fn of_space(space: &'a Space) -> Self {
+        Self {
+            whose: Whose::Process(space.inner_pid),
+            present: &space.present,
+            read: &space.read,
+            source: Source::Process {
+                pid: space.inner_pid,
+                memory: Arc::clone(&space.memory),
+            },
+        }
+    }
+
+    fn of_object(object: &'a Object) -> Self {
+        Self {
+            whose: Whose::Object(object.id),
+            present: &object.present,
+            read: &object.read,
+            source: Source::Object {
+                id: object.id,
+                object: Arc::clone(&object.object),
+            },
+        }
+    }
+}
+
 /// Compares a manifest with the frozen tree that it was made of.
 ///
 /// # Errors
@@ -118,20 +160,26 @@ impl KernelsOwn {
 pub(super) async fn check(
     context: &Context,
     manifest: &Manifest,
-    spaces: &[Space],
+    found: &Found,
     kernels: &KernelsOwn,
     call: Call,
 ) -> Result<(), AuditError> {
+    let spaces = found.spaces.iter().map(Part::of_space);
+    let parts: Vec<Part<'_>> = spaces
+        .chain(found.objects.iter().map(Part::of_object))
+        .collect();
+    let stored = manifest.address_spaces.iter().map(|space| &space.runs);
+    let shared = manifest.shared_memory.iter().map(|object| &object.runs);
     let mut uses: BTreeMap<u32, Vec<(usize, PageRunRef)>> = BTreeMap::new();
-    for (index, (space, stored)) in spaces.iter().zip(&manifest.address_spaces).enumerate() {
-        let present: Runs = space.present.iter().copied().collect();
-        for run in stored.runs.iter() {
+    for (index, (part, stored)) in parts.iter().zip(stored.chain(shared)).enumerate() {
+        let present: Runs = part.present.iter().copied().collect();
+        for run in stored.iter() {
             // What is still missing after a restore is not in the process.
             let parts = present.within(run.run).filter_map(|part| run.within(part));
             parts.for_each(|part| uses.entry(part.frame).or_default().push((index, part)));
         }
-        let runs: Runs = stored.runs.iter().map(|run| run.run).collect();
-        zeros(space, &present, &runs)?;
+        let runs: Runs = stored.iter().map(|run| run.run).collect();
+        zeros(part, &present, &runs)?;
     }
     let mut decoder = Decoder::new();
     for (number, pack) in (0..).zip(&manifest.packs) {
@@ -144,8 +192,8 @@ pub(super) async fn check(
                 .and_then(|stored| stored.verify(place, &context.seal))
                 .and_then(|sealed| sealed.decode(&mut decoder))
                 .map_err(|source| AuditError::Frame { frame, source })?;
-            for (space, run) in uses {
-                compare(&spaces[*space], *run, &content, kernels)?;
+            for (part, run) in uses {
+                compare(&parts[*part], *run, &content, kernels)?;
             }
         }
     }
@@ -168,30 +216,30 @@ async fn read(context: &Context, key: &str, call: Call) -> Result<Bytes, AuditEr
 }
 
 fn compare(
-    space: &Space,
+    part: &Part<'_>,
     run: PageRunRef,
     content: &VerifiedFrame,
     kernels: &KernelsOwn,
 ) -> Result<(), AuditError> {
-    let mut frozen = frozen(space, run.run)?;
+    let mut frozen = frozen(part, run.run)?;
     let begin = run.frame_page as usize * PAGE_BYTES;
     let stored = content.bytes().get(begin..begin + frozen.len());
     let stored = stored.unwrap_or_default();
     if stored.len() == frozen.len() {
-        kernels.cover(space.inner_pid, run.run, &mut frozen, stored);
+        kernels.cover(part.whose, run.run, &mut frozen, stored);
     }
     if stored == frozen {
         return Ok(());
     }
     let same = stored.iter().zip(&frozen).take_while(|(a, b)| a == b);
-    Err(differs(space, run.run, same.count(), "a frame"))
+    Err(differs(part, run.run, same.count(), "a frame"))
 }
 
-fn differs(space: &Space, run: PageRun, byte: usize, what: &'static str) -> AuditError {
+fn differs(part: &Part<'_>, run: PageRun, byte: usize, what: &'static str) -> AuditError {
     let page = run.start + (byte / PAGE_BYTES) as u64;
-    let was_read = space.read.iter().any(|run| run.contains(page));
+    let was_read = part.read.iter().any(|run| run.contains(page));
     AuditError::Differs {
-        pid: space.inner_pid,
+        whose: part.whose,
         page,
         byte: byte % PAGE_BYTES,
         how: if was_read {
@@ -204,27 +252,26 @@ fn differs(space: &Space, run: PageRun, byte: usize, what: &'static str) -> Audi
 }
 
 /// What is present and in no frame holds zeros.
-fn zeros(space: &Space, present: &Runs, stored: &Runs) -> Result<(), AuditError> {
+fn zeros(part: &Part<'_>, present: &Runs, stored: &Runs) -> Result<(), AuditError> {
     for run in present.minus(stored).as_slice() {
         let mut rest = *run;
         while !rest.is_empty() {
             let piece = PageRun::new(rest.start, rest.pages.min(PIECE));
             rest = PageRun::new(piece.end(), rest.pages - piece.pages);
-            let frozen = frozen(space, piece)?;
+            let frozen = frozen(part, piece)?;
             if let Some(at) = frozen.iter().position(|byte| *byte != 0) {
-                return Err(differs(space, piece, at, "zeros"));
+                return Err(differs(part, piece, at, "zeros"));
             }
         }
     }
     Ok(())
 }
 
-fn frozen(space: &Space, run: PageRun) -> Result<Vec<u8>, AuditError> {
-    let pid = space.inner_pid;
+fn frozen(part: &Part<'_>, run: PageRun) -> Result<Vec<u8>, AuditError> {
+    let whose = part.whose;
     let mut buffer = vec![0; usize::try_from(run.bytes()).expect("at most a frame")];
-    space
-        .memory
-        .read_runs(&[run], &mut buffer)
-        .map_err(|source| AuditError::Memory { pid, source })?;
+    part.source
+        .read(&[run], &mut buffer)
+        .map_err(|source| AuditError::Memory { whose, source })?;
     Ok(buffer)
 }

@@ -11,12 +11,12 @@ use lifeboat_format::{
     FormatError, HeadState, LatestManifest, Manifest,
     error::Problem,
     keys,
-    manifest::{AddressSpace, FileArchive, ImageFile, WorkloadSpec},
+    manifest::{AddressSpace, FileArchive, ImageFile, SharedMemory, WorkloadSpec},
 };
 use lifeboat_proto::id::CheckpointId;
 use lifeboat_store::{Call, Key, StoreError};
 
-use super::{base::Loading, save::Captured, tables::Tables};
+use super::{base::Loading, memory::Whose, save::Captured, tables::Tables};
 use crate::{
     claim::{ClaimError, Right},
     daemon::Context,
@@ -36,18 +36,18 @@ pub enum CommitError {
     #[error("encode the manifest")]
     Format(#[source] FormatError),
     /// The pages do not make an index.
-    #[error("index the pages of process {pid}: {problem:?}")]
+    #[error("index the pages of {whose}: {problem:?}")]
     Index {
-        /// The process, inside.
-        pid: u32,
+        /// Whose.
+        whose: Whose,
         /// What is wrong.
         problem: Problem,
     },
     /// A page is missing.
-    #[error("the memory of process {pid} (inside) is not captured")]
+    #[error("the memory of {whose} is not captured")]
     Uncaptured {
-        /// The process, inside.
-        pid: u32,
+        /// Whose.
+        whose: Whose,
         /// Which.
         #[source]
         source: Uncaptured,
@@ -112,9 +112,10 @@ impl Parts<'_> {
         mut uploaded: pipeline::Captured,
         captured: &Captured,
     ) -> Result<Manifest, CommitError> {
-        let tables = Tables::new(&mut uploaded, &captured.found.spaces, self.ahead)?;
+        let tables = Tables::new(&mut uploaded, &captured.found, self.ahead)?;
         let spaces = captured.found.spaces.iter();
-        let spaces = spaces.zip(tables.runs.into_iter().zip(tables.hot));
+        let mut runs = tables.runs.into_iter();
+        let spaces = spaces.zip(runs.by_ref().zip(tables.hot));
         let address_spaces = spaces.map(|(space, (runs, hot))| AddressSpace {
             pid: space.inner_pid,
             runs,
@@ -122,6 +123,13 @@ impl Parts<'_> {
             captured: space.captured.clone(),
         });
         let address_spaces = address_spaces.collect();
+        let objects = captured.found.objects.iter().zip(runs);
+        let shared_memory = objects.map(|(object, runs)| SharedMemory {
+            id: object.id,
+            runs,
+            pages: object.pages,
+        });
+        let shared_memory = shared_memory.collect();
         let image_files = captured.found.files.iter().map(|file| ImageFile {
             name: file.name.clone(),
             size_bytes: file.size_bytes,
@@ -147,7 +155,7 @@ impl Parts<'_> {
             root_pid: captured.root_pid,
             memory_bytes: self.memory_bytes,
             parent: self.right.head.latest.map(|latest| latest.checkpoint),
-            shared_memory: Vec::new(),
+            shared_memory,
         };
         if let Some(ahead) = self.ahead {
             manifest.prune();
@@ -156,7 +164,10 @@ impl Parts<'_> {
         if let Some(loading) = self.loading {
             loading
                 .add_to(&mut manifest, &captured.found.spaces)
-                .map_err(|(pid, problem)| CommitError::Index { pid, problem })?;
+                .map_err(|(pid, problem)| {
+                    let whose = Whose::Process(pid);
+                    CommitError::Index { whose, problem }
+                })?;
         }
         Ok(manifest)
     }

@@ -12,14 +12,16 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use lifeboat_criu::{DumpDelegate, ImageError, ImageSink, ImageWriter, Smaps};
+use lifeboat_criu::{DumpDelegate, ImageError, ImageSink, ImageWriter, SharedObject, Smaps};
 use lifeboat_format::{frame::FRAME_BYTES_MAX, owner::FrameOwner};
 use lifeboat_proto::units::PageRun;
+use lifeboat_sys::shmem::ObjectKey;
 use tokio::{runtime::Handle, task::JoinSet};
 
 use super::{
     base::Loading,
     memory::{self, CaptureError, Space},
+    objects::{self, Object},
 };
 use crate::{
     observe::failpoint,
@@ -56,6 +58,10 @@ struct State {
     /// What CRIU was told of mappings and their flags, by PID inside.
     listings: BTreeMap<u32, Vec<u8>>,
     spaces: Vec<Space>,
+    /// Shared memory of the tree; looked for once, when CRIU first asks.
+    known_objects: Option<objects::Known>,
+    /// What is captured of it, by what CRIU asked for.
+    objects: BTreeMap<ObjectKey, Object>,
     files: Vec<ImageStream>,
     feeders: JoinSet<Result<(), CaptureError>>,
 }
@@ -78,6 +84,8 @@ pub struct Found {
     pub frozen_at: Option<Instant>,
     /// Address spaces in the order of their indices in the pipeline.
     pub spaces: Vec<Space>,
+    /// Objects of shared memory, in the order of theirs.
+    pub objects: Vec<Object>,
     /// CRIU's image files.
     pub files: Vec<ImageStream>,
 }
@@ -167,9 +175,12 @@ impl Description {
                 .take(),
         );
         let mut state = self.state();
+        let mut objects: Vec<_> = std::mem::take(&mut state.objects).into_values().collect();
+        objects.sort_by_key(|object| object.index);
         Ok(Found {
             frozen_at: self.frozen_at.get().copied(),
             spaces: std::mem::take(&mut state.spaces),
+            objects,
             files: std::mem::take(&mut state.files),
         })
     }
@@ -194,10 +205,7 @@ impl Description {
 
     fn find(&self, inner_pid: u32) -> Result<Vec<PageRun>, CaptureError> {
         let mut state = self.state();
-        let pids = match &state.pids {
-            Some(pids) => pids,
-            None => state.pids.insert(memory::pids(self.root_pid)?),
-        };
+        let pids = state.pids(self.root_pid)?;
         let pid = *pids
             .get(&inner_pid)
             .ok_or(CaptureError::Unknown { pid: inner_pid })?;
@@ -213,6 +221,45 @@ impl Description {
         );
         state.spaces.push(space);
         Ok(hidden)
+    }
+}
+
+impl Description {
+    fn find_object(&self, key: ObjectKey) -> Result<Option<PageRun>, CaptureError> {
+        let mut state = self.state();
+        // Asked again: a part of CRIU that is a process of its own does not know the answer.
+        if let Some(object) = state.objects.get(&key) {
+            return Ok(Some(object.hidden()));
+        }
+        if state.known_objects.is_none() {
+            let pids = state.pids(self.root_pid)?.values().copied();
+            let known = objects::Known::of(pids);
+            state.known_objects = Some(known);
+        }
+        let known = state.known_objects.as_ref();
+        let number = state.objects.len();
+        let found = known.map(|known| known.find(key, number)).transpose()?;
+        let Some(object) = found.flatten() else {
+            return Ok(None);
+        };
+        let hidden = object.hidden();
+        let intake = self.intake()?;
+        state.feeders.spawn_on(
+            objects::feed(object.clone(), self.ahead.clone(), intake),
+            &self.runtime,
+        );
+        state.objects.insert(key, object);
+        Ok(Some(hidden))
+    }
+}
+
+impl State {
+    /// PIDs of the tree, by the numbers inside.
+    fn pids(&mut self, root_pid: u32) -> Result<&BTreeMap<u32, u32>, CaptureError> {
+        match &mut self.pids {
+            Some(pids) => Ok(pids),
+            pids => Ok(pids.insert(memory::pids(root_pid)?)),
+        }
     }
 }
 
@@ -236,6 +283,14 @@ impl DumpDelegate for Description {
             }
             error.into()
         })
+    }
+
+    fn hidden_object(&self, object: SharedObject) -> Result<Vec<PageRun>, ImageError> {
+        let key = ObjectKey {
+            device: object.device,
+            inode: object.inode,
+        };
+        Ok(self.find_object(key)?.into_iter().collect())
     }
 }
 

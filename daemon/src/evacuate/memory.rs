@@ -4,12 +4,13 @@
 //! the process makes system calls for it), locked memory (which a lazy restore cannot leave out),
 //! stacks, the vdso, file mappings and shared memory.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, sync::Arc};
 
 use lifeboat_proto::units::PageRun;
 use lifeboat_sys::{
     maps::{self, Mapping, MapsError},
     pagemap::{Pagemap, PagemapError, Query},
+    shmem::ShmemError,
     vm::{RemoteMemory, VmError},
 };
 
@@ -20,10 +21,28 @@ use rustix::process::Pid;
 use super::base::Loading;
 use crate::{
     observe::chain,
-    pipeline::{Intake, Memory, PipelineError},
+    pipeline::{Intake, Memory, PipelineError, Source},
     precopy::{self, Delta, SharedAhead},
     workload::tree::{self, TreeError},
 };
+
+/// Whose memory something is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A process's, by its number inside.
+    Process(u32),
+    /// That of an object of shared memory, by CRIU's identifier.
+    Object(u64),
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "process {pid} (inside)"),
+            Self::Object(id) => write!(f, "shared object {id}"),
+        }
+    }
+}
 
 /// Why memory cannot be captured.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +80,9 @@ pub enum CaptureError {
         #[source]
         source: PagemapError,
     },
+    /// Objects of shared memory cannot be looked at.
+    #[error("find the shared memory of the frozen tree")]
+    Shared(#[source] ShmemError),
     /// The memory cannot be opened.
     #[error("open the memory of process {pid}")]
     Memory {
@@ -227,8 +249,10 @@ pub(super) async fn feed(
 ) -> Result<(), CaptureError> {
     let memory = Memory {
         space: index,
-        pid: space.inner_pid,
-        memory: &space.memory,
+        source: &Source::Process {
+            pid: space.inner_pid,
+            memory: Arc::clone(&space.memory),
+        },
         runs: &space.read,
         may_vanish: false,
     };

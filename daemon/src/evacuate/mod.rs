@@ -21,6 +21,7 @@ pub mod commit;
 pub mod describe;
 pub mod files;
 pub mod memory;
+pub mod objects;
 pub mod outcomes;
 pub mod proof;
 pub mod recover;

@@ -3,7 +3,7 @@
 //! The kernel is asked anew which pages each process has. Each of them must be either in CRIU's
 //! images or in a range that Lifeboat captured, and in no case in both. A captured range must lie in
 //! mappings that a restore registers with a userfaultfd: elsewhere nobody would notice that its
-//! pages are missing.
+//! pages are missing. The same holds for each object of shared memory that was hidden from CRIU.
 
 use lifeboat_criu::{
     ImageSet,
@@ -13,9 +13,16 @@ use lifeboat_criu::{
     },
 };
 use lifeboat_proto::units::{PageIndex, PageRun};
-use lifeboat_sys::pagemap::{Pagemap, PagemapError, Query};
+use lifeboat_sys::{
+    pagemap::{Pagemap, PagemapError, Query},
+    shmem::ShmemError,
+};
 
-use super::memory::{self, Space};
+use super::{
+    describe::Found,
+    memory::{self, Space},
+    objects::Object,
+};
 
 /// All that a process of x86-64 can map: 47 bits less the guard page at the end (`TASK_SIZE`). The
 /// kernel refuses to look beyond.
@@ -68,6 +75,28 @@ pub enum ProofError {
         /// Where they begin.
         page: PageIndex,
     },
+    /// The kernel did not tell of shared memory.
+    #[error("check the pages of shared memory")]
+    Shared(#[source] ShmemError),
+    /// A page of shared memory is missing, or there twice.
+    #[error("shared object {id} is not captured exactly once")]
+    SharedCoverage {
+        /// CRIU's identifier.
+        id: u64,
+        /// Which page.
+        #[source]
+        source: CoverageError,
+    },
+    /// An object is not as large as it was when CRIU was told of it.
+    #[error("shared object {id} has {now} pages, and had {then}")]
+    Resized {
+        /// CRIU's identifier.
+        id: u64,
+        /// Its whole pages.
+        now: u64,
+        /// What CRIU was told.
+        then: u64,
+    },
     /// A process has memory that nobody asked about.
     #[error("process {pid} (inside) was dumped without being captured")]
     Missed {
@@ -80,16 +109,34 @@ pub enum ProofError {
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check(images: &ImageSet, spaces: &[Space]) -> Result<(), ProofError> {
+pub fn check(images: &ImageSet, found: &Found) -> Result<(), ProofError> {
     for task in images.tasks().map_err(ProofError::Images)? {
         if task.zombie {
             continue;
         }
         let pid = task.pid;
-        let space = spaces.iter().find(|space| space.inner_pid == pid);
+        let space = found.spaces.iter().find(|space| space.inner_pid == pid);
         check_space(images, space.ok_or(ProofError::Missed { pid })?)?;
     }
-    Ok(())
+    let mut objects = found.objects.iter();
+    objects.try_for_each(|object| check_object(images, object))
+}
+
+/// The kernel is asked anew which pages the object has. Each is in what was read, or in the image
+/// that a restore makes the object of; without such an image nobody would fill it.
+fn check_object(images: &ImageSet, object: &Object) -> Result<(), ProofError> {
+    let id = object.id;
+    let (now, then) = (
+        object.object.whole_pages().map_err(ProofError::Shared)?,
+        object.pages,
+    );
+    if now != then {
+        return Err(ProofError::Resized { id, now, then });
+    }
+    let criu = images.shared_by_criu(id).map_err(ProofError::Images)?;
+    let present = object.object.present().map_err(ProofError::Shared)?;
+    coverage::check(&present, &object.present, &criu)
+        .map_err(|source| ProofError::SharedCoverage { id, source })
 }
 
 fn check_space(images: &ImageSet, space: &Space) -> Result<(), ProofError> {

@@ -65,6 +65,8 @@ impl SaveReport {
         self.last_read.get_or_init(|| pipeline.started() + last);
         let present = found.spaces.iter().flat_map(|space| &space.present);
         let missing = found.spaces.iter().flat_map(|space| &space.missing);
+        let shared = found.objects.iter().flat_map(|object| &object.present);
+        let present = present.chain(shared);
         let pages: u64 = present.map(|run| run.bytes()).sum::<u64>()
             + missing.map(|run| run.pages().bytes()).sum::<u64>();
         let images: u64 = found.files.iter().map(|file| file.size_bytes).sum();

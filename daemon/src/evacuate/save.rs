@@ -387,7 +387,7 @@ impl Save<'_> {
         let work = async {
             let files = self.archive(prepared, description).await?;
             let found = description.finish().await.map_err(SaveError::Capture)?;
-            proof::check(described.images(), &found.spaces).map_err(SaveError::Proof)?;
+            proof::check(described.images(), &found).map_err(SaveError::Proof)?;
             self.report.mark("prove");
             pipeline
                 .finish_reading()
@@ -512,9 +512,8 @@ impl Save<'_> {
                 .manifest(uploaded, captured)
                 .map_err(SaveError::Commit)?;
             if self.context.config.save.audit && self.mode == Mode::Evacuate {
-                let spaces = &captured.found.spaces;
-                let own = &captured.kernels_own;
-                audit::check(self.context, &manifest, spaces, own, self.call())
+                let (found, own) = (&captured.found, &captured.kernels_own);
+                audit::check(self.context, &manifest, found, own, self.call())
                     .await
                     .map_err(SaveError::Audit)?;
                 self.report.mark("audit");

@@ -9,17 +9,15 @@ use std::{sync::Arc, time::Instant};
 use async_channel::{Receiver, Sender};
 use lifeboat_format::{
     codec::{Effort, Encoder, is_zero_page},
-    owner::FrameOwner,
     seal::Seal,
 };
 use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
-use lifeboat_sys::vm::RemoteMemory;
 use lifeboat_track::ContentHash;
 
 /// Priority of threads that stand back (`nice(1)`).
 const BACKGROUND_NICE: i32 = 19;
 
-use super::{Encoded, Failure, Figures, Job, LeftOut, PipelineError, Target};
+use super::{Encoded, Failure, Figures, Job, LeftOut, PipelineError, Source, Target};
 
 /// What one encode thread works with.
 #[derive(Debug)]
@@ -80,19 +78,18 @@ impl Stage {
         let (target, owner) = match job {
             Job::Memory {
                 space,
-                pid,
-                memory,
+                source,
                 runs,
                 known,
                 may_vanish,
             } => {
-                match self.read(&memory, &runs, buffer) {
+                match self.read(&source, &runs, buffer) {
                     Ok(()) => {}
                     Err(_) if may_vanish => {
                         left_out.lost.extend(runs.iter().map(|run| (space, *run)));
                         return Ok(None);
                     }
-                    Err(source) => return Err(PipelineError::Read { pid, source }),
+                    Err(error) => return Err(error),
                 }
                 let sifted = sift(&runs, buffer, known.as_deref());
                 let zero = sifted.zero.iter().map(|run| (space, *run));
@@ -102,10 +99,7 @@ impl Stage {
                 if runs.is_empty() {
                     return Ok(None);
                 }
-                let owner = FrameOwner::Memory {
-                    pid,
-                    runs: runs.clone(),
-                };
+                let owner = source.owner(runs.clone());
                 let target = Target::Space {
                     space,
                     runs,
@@ -141,16 +135,16 @@ impl Stage {
     /// Reads `runs` into `buffer`.
     fn read(
         &self,
-        memory: &RemoteMemory,
+        source: &Source,
         runs: &[PageRun],
         buffer: &mut Vec<u8>,
-    ) -> Result<(), lifeboat_sys::vm::VmError> {
+    ) -> Result<(), PipelineError> {
         let pages: usize = runs
             .iter()
             .map(|run| usize::try_from(run.pages).unwrap_or(0))
             .sum();
         buffer.resize(pages * PAGE_BYTES, 0);
-        memory.read_runs(runs, buffer)?;
+        source.read(runs, buffer)?;
         self.figures.note_read(buffer.len() as u64, self.started);
         Ok(())
     }

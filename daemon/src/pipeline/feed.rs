@@ -1,23 +1,18 @@
 //! Cuts memory into frames, and hands them to a pipeline.
 
-use std::sync::Arc;
-
 use lifeboat_format::frame::FRAME_PAGES_MAX;
 use lifeboat_proto::units::{PageIndex, PageRun};
-use lifeboat_sys::vm::RemoteMemory;
 use lifeboat_track::ContentHash;
 
-use super::{Intake, Job, PipelineError};
+use super::{Intake, Job, PipelineError, Source};
 
-/// Memory of one process that is to be stored.
+/// Memory of one process, or one object of shared memory, that is to be stored.
 #[derive(Debug)]
 pub struct Memory<'a> {
     /// Index of the address space in what the pipeline captures.
     pub space: usize,
-    /// The process's number, for errors.
-    pub pid: u32,
     /// Where to read.
-    pub memory: &'a Arc<RemoteMemory>,
+    pub source: &'a Source,
     /// The pages, ascending.
     pub runs: &'a [PageRun],
     /// Whether the process runs: what cannot be read is told, and is no failure.
@@ -71,8 +66,7 @@ impl Memory<'_> {
         });
         let job = Job::Memory {
             space: self.space,
-            pid: self.pid,
-            memory: Arc::clone(self.memory),
+            source: self.source.clone(),
             runs,
             known,
             may_vanish: self.may_vanish,

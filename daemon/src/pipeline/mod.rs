@@ -34,16 +34,18 @@ use lifeboat_format::{
 };
 use lifeboat_proto::units::{PageIndex, PageRun};
 use lifeboat_store::{Call, Store, StoreError};
-use lifeboat_sys::vm::{RemoteMemory, VmError};
+use lifeboat_sys::{shmem::ShmemError, vm::VmError};
 use lifeboat_track::ContentHash;
 use tokio::task::JoinHandle;
 
 mod encode;
 mod feed;
 mod pack;
+mod source;
 mod upload;
 
 pub use feed::Memory;
+pub use source::Source;
 
 /// Jobs waiting to be read and encoded. A memory job is a list of runs, no data; a stream job holds
 /// at most one frame's content.
@@ -67,6 +69,9 @@ pub enum PipelineError {
         #[source]
         source: VmError,
     },
+    /// Shared memory of the workload could not be read.
+    #[error("read memory that is shared")]
+    ReadObject(#[source] ShmemError),
     /// A frame does not fit the format.
     #[error("put a frame into a pack")]
     Pack(#[source] FormatError),
@@ -96,14 +101,12 @@ pub enum PipelineError {
 /// What is to be stored.
 #[derive(Debug)]
 pub enum Job {
-    /// Pages of a process, at most one frame.
+    /// Pages of a process or an object, at most one frame.
     Memory {
         /// Index of the address space.
         space: usize,
-        /// The process's number, for errors.
-        pid: u32,
         /// Where to read.
-        memory: Arc<RemoteMemory>,
+        source: Source,
         /// The pages.
         runs: Vec<PageRun>,
         /// What is stored of each of the pages already. With it, pages that hold just that are left
@@ -398,6 +401,21 @@ impl Pipeline {
                 ..packed.into_captured()
             }),
             _ => Err(PipelineError::Panic { stage: "pack" }),
+        }
+    }
+}
+
+impl Captured {
+    /// Indices of address spaces from `first` on become those from `to` on.
+    pub fn move_indices(&mut self, first: usize, to: usize) {
+        let moved = |index: usize| index.checked_sub(first).map_or(index, |at| to + at);
+        let spaces = std::mem::take(&mut self.spaces).into_iter();
+        self.spaces = spaces.map(|(at, runs)| (moved(at), runs)).collect();
+        let hashes = std::mem::take(&mut self.hashes).into_iter();
+        self.hashes = hashes.map(|(at, all)| (moved(at), all)).collect();
+        let left_out = [&mut self.left_out.zero, &mut self.left_out.lost];
+        for (index, _) in left_out.into_iter().flatten() {
+            *index = moved(*index);
         }
     }
 }

@@ -9,13 +9,12 @@ use std::{
 
 use lifeboat_proto::units::PAGE_SIZE;
 use lifeboat_store::Call;
-use lifeboat_sys::vm::RemoteMemory;
 use lifeboat_track::{Runs, SpaceId};
 
 use super::{AheadError, SharedAhead, lock};
 use crate::{
     daemon::Context,
-    pipeline::{Captured, Intake, Memory, Pipeline, PipelineError, PipelineOptions},
+    pipeline::{Captured, Intake, Memory, Pipeline, PipelineError, PipelineOptions, Source},
     workload::tree,
 };
 
@@ -57,8 +56,7 @@ pub enum BatchError {
 #[derive(Debug)]
 struct Part {
     space: SpaceId,
-    inner_pid: u32,
-    memory: Arc<RemoteMemory>,
+    source: Source,
     runs: Runs,
 }
 
@@ -131,8 +129,10 @@ fn take(ahead: &SharedAhead, pages: u64, inner: &BTreeMap<u32, u32>) -> Vec<Part
         left -= runs.pages();
         parts.push(Part {
             space: *space,
-            inner_pid: inner.get(&pid).copied().unwrap_or(pid),
-            memory,
+            source: Source::Process {
+                pid: inner.get(&pid).copied().unwrap_or(pid),
+                memory,
+            },
             runs,
         });
     }
@@ -176,8 +176,7 @@ async fn feed(ahead: &SharedAhead, parts: &[Part], intake: Intake) -> Result<(),
     for (index, part) in parts.iter().enumerate() {
         let memory = Memory {
             space: index,
-            pid: part.inner_pid,
-            memory: &part.memory,
+            source: &part.source,
             runs: part.runs.as_slice(),
             may_vanish: true,
         };

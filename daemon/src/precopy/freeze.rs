@@ -136,11 +136,11 @@ impl Ahead {
     pub fn enter_delta(
         &mut self,
         delta: &Captured,
-        spaces: &[(u32, Option<SpaceId>)],
+        spaces: &[(Option<u32>, Option<SpaceId>)],
     ) -> Result<Frozen, AheadError> {
         for (pid, id) in spaces {
-            let pid = i32::try_from(*pid)
-                .ok()
+            let pid = pid
+                .and_then(|pid| i32::try_from(pid).ok())
                 .and_then(rustix::process::Pid::from_raw);
             if let (Some(id), Some(pid)) = (id, pid) {
                 self.spaces

@@ -10,11 +10,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_criu::{ImageError, ImageReader, ImageSource, image_io::IMAGE_CHUNK_BYTES};
+use lifeboat_criu::{ImageError, ImageReader, ImageSet, ImageSource, image_io::IMAGE_CHUNK_BYTES};
 use lifeboat_format::Manifest;
 use lifeboat_pages::{FrameSource, Urgency};
 
-use super::{RestoreError, open::STREAM_FRAMES};
+use super::{RestoreError, open::STREAM_FRAMES, shared::SharedImages};
 
 /// Most bytes of image files that are fetched before CRIU asks for them.
 const AHEAD_BYTES_MAX: u64 = 32 << 20;
@@ -63,12 +63,49 @@ impl FetchedImages {
 /// The image files of a checkpoint.
 #[derive(Debug)]
 pub struct StoredImages {
-    /// The manifest.
-    pub manifest: Arc<Manifest>,
-    /// Gives its frames.
-    pub source: Arc<dyn FrameSource>,
-    /// What is there already.
-    pub fetched: FetchedImages,
+    manifest: Arc<Manifest>,
+    source: Arc<dyn FrameSource>,
+    fetched: FetchedImages,
+    shared: SharedImages,
+}
+
+impl StoredImages {
+    /// The image files of `manifest`, whose frames `source` gives. Of those in `fetched` the bytes
+    /// are there already; `images` are those that were looked into.
+    ///
+    /// # Errors
+    /// When the shared memory that was captured does not fit CRIU's images of it.
+    pub fn new(
+        manifest: Arc<Manifest>,
+        source: Arc<dyn FrameSource>,
+        fetched: FetchedImages,
+        images: &ImageSet,
+    ) -> Result<Self, RestoreError> {
+        let shared = SharedImages::new(&manifest, images).map_err(RestoreError::Images)?;
+        Ok(Self {
+            manifest,
+            source,
+            fetched,
+            shared,
+        })
+    }
+
+    /// A file as CRIU wrote it.
+    fn own(&self, name: &str) -> Option<Box<dyn ImageReader>> {
+        let files = &self.manifest.image_files;
+        let file = files.iter().find(|file| file.name == name)?;
+        let fetched = self.fetched.get(name);
+        let to_come = if fetched.is_some() {
+            VecDeque::new()
+        } else {
+            file.frames.clone().into()
+        };
+        Some(Box::new(StoredImage {
+            frames: to_come,
+            source: Arc::clone(&self.source),
+            ready: fetched.unwrap_or_default().iter().cloned().collect(),
+        }))
+    }
 }
 
 #[async_trait]
@@ -78,24 +115,19 @@ impl ImageSource for StoredImages {
         if name == "cgroup.img" {
             return Ok(None);
         }
-        let file = self
-            .manifest
-            .image_files
-            .iter()
-            .find(|file| file.name == name);
-        Ok(file.map(|file| {
-            let fetched = self.fetched.get(name);
-            let to_come = if fetched.is_some() {
-                VecDeque::new()
-            } else {
-                file.frames.clone().into()
-            };
-            Box::new(StoredImage {
-                frames: to_come,
+        if let Some(pagemap) = self.shared.pagemap(name) {
+            return Ok(Some(Box::new(StoredImage {
+                frames: VecDeque::new(),
                 source: Arc::clone(&self.source),
-                ready: fetched.unwrap_or_default().iter().cloned().collect(),
-            }) as Box<dyn ImageReader>
-        }))
+                ready: VecDeque::from([Bytes::clone(pagemap)]),
+            })));
+        }
+        let own = self.own(name);
+        let (manifest, source) = (&self.manifest, &self.source);
+        if self.shared.has_pages(name) {
+            return Ok(self.shared.pages(name, manifest, source, own));
+        }
+        Ok(own)
     }
 }
 

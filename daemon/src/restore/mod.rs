@@ -19,6 +19,7 @@ pub mod images;
 pub mod load;
 pub mod open;
 pub mod rebuild;
+mod shared;
 pub mod takeover;
 
 use std::{io, sync::Arc, time::Instant};

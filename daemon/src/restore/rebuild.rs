@@ -32,12 +32,19 @@ const WIPED_ON_FORK: u64 = 1 << 18;
 pub(super) async fn rebuild(
     context: &Arc<Context>,
     workload: &Arc<Workload>,
-    opened: Opened,
+    mut opened: Opened,
     checkpoint: LatestManifest,
     destination: Destination,
     began: Instant,
 ) -> Result<Running, RestoreError> {
     let pending_stdin = pending_stdin(&opened)?;
+    let images = StoredImages::new(
+        Arc::clone(&opened.manifest),
+        Arc::clone(&opened.source),
+        std::mem::take(&mut opened.fetched),
+        &opened.images,
+    );
+    let images = Arc::new(images?);
     let (server, journal) = serve(context, workload, &opened, checkpoint).await?;
     let work_dir = context.work_dir().map_err(RestoreError::WorkDir)?;
     let namespaces = destination
@@ -47,11 +54,6 @@ pub(super) async fn rebuild(
     let mut request = RestoreRequest::new(namespaces, work_dir.clone());
     request.tcp = workload.tcp_mode();
     request.inherit = inherited(&opened, destination.pipes);
-    let images = Arc::new(StoredImages {
-        manifest: Arc::clone(&opened.manifest),
-        source: Arc::clone(&opened.source),
-        fetched: opened.fetched,
-    });
     let result = async {
         let (restore, events) = Restore::start(&context.criu, request, images)
             .await

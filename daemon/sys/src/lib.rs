@@ -18,6 +18,7 @@
 //! | [`kcmp`] | whether two processes share memory | 3.5 |
 //! | [`maps`] | mappings and their flags | any |
 //! | [`vm`] | memory of another process | any |
+//! | [`shmem`] | objects of shared memory | 3.17 |
 //! | [`pagemap`] | which pages hold something, which were written | 6.7 |
 //! | [`tracer`] | stop a thread, have it do system calls, leave it as it was | 5.3 |
 //! | [`remote`] | take a userfaultfd out of another process | 5.11 |
@@ -42,6 +43,7 @@ pub mod peer;
 pub mod pidfd;
 pub mod probe;
 pub mod remote;
+pub mod shmem;
 pub mod spawn;
 pub mod tracer;
 pub mod uffd;

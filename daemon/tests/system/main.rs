@@ -17,6 +17,7 @@ mod cycles;
 mod kill;
 mod precopy;
 mod programs;
+mod shared;
 mod store_faults;
 mod users;
 mod warm;

@@ -7,7 +7,7 @@ use lifeboat_proto::units::PageRun;
 
 use super::{
     AllowedCredentials, Clocks, CpuInfo, Mapping, OpenFile, Task, files, limits, machine, memory,
-    pagemap, tree,
+    pagemap, shared, tree,
 };
 
 /// Why an image could not be understood.
@@ -101,6 +101,15 @@ impl ImageSet {
     /// `pagemap-PID.img` is missing or malformed.
     pub fn captured_by_criu(&self, pid: u32) -> Result<Vec<PageRun>, ImagesError> {
         let name = format!("pagemap-{pid}.img");
+        Ok(pagemap::Stored::read(&name, self.required(&name)?)?.runs)
+    }
+
+    /// Pages of a shared memory object whose contents CRIU wrote itself, ascending and disjoint.
+    ///
+    /// # Errors
+    /// `pagemap-shmem-ID.img` is missing or malformed.
+    pub fn shared_by_criu(&self, id: u64) -> Result<Vec<PageRun>, ImagesError> {
+        let name = shared::pagemap_name(id);
         Ok(pagemap::Stored::read(&name, self.required(&name)?)?.runs)
     }
 

@@ -15,6 +15,12 @@ use super::{
 /// Longest entry that is written, in pages: CRIU reads each in one go.
 const ENTRY_PAGES_MAX: u64 = 1 << 16;
 
+/// Name of the pagemap of an object.
+#[must_use]
+pub fn pagemap_name(id: u64) -> String {
+    format!("pagemap-shmem-{id}.img")
+}
+
 /// Both files of one object, with Lifeboat's pages in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
