@@ -142,7 +142,7 @@ fi
 note "store: $STORE"
 
 step 'Two nodes, one of them in a cloud that will take it away'
-"$BENCH" metadata-emulator >"$D/metadata.url" &
+"$BENCH" metadata-emulator gce >"$D/metadata.url" &
 PIDS+=($!)
 eventually 10 'the metadata server does not start' test -s "$D/metadata.url"
 METADATA=$(cat "$D/metadata.url")

@@ -65,6 +65,7 @@ mkdir -p /etc/systemd/system /etc/lifeboat
 for unit in lifeboatd lifeboat-shutdown; do
   sed "s|/usr/lib/lifeboat/|$PREFIX/|g" "deploy/systemd/$unit.service" >"/etc/systemd/system/$unit.service"
 done
+install -Dm 644 deploy/systemd/logind.conf /etc/systemd/logind.conf.d/lifeboat.conf
 if [ -d /run/systemd/system ]; then
   systemctl daemon-reload
   say "installed in $PREFIX; next: set LIFEBOAT_STORE in /etc/default/lifeboatd, then systemctl enable --now lifeboatd lifeboat-shutdown"

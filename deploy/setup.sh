@@ -54,6 +54,7 @@ if [ -n "$tests" ]; then
   want nodejs node
   want bsdutils script
   want procps ps pgrep
+  want dbus-daemon dbus-daemon
   # to build CRIU's own test programs
   want make make
   want dpkg-dev dpkg-source

@@ -5,7 +5,6 @@
 //! real CRIU, real stores.
 #![forbid(unsafe_code)]
 
-mod metadata;
 mod redis;
 mod scenario;
 mod timeline;
@@ -14,6 +13,7 @@ mod workload;
 use std::{net::SocketAddr, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use lifeboat_metadata::{Emulator, Wanted};
 
 #[derive(Debug, Parser)]
 #[command(name = "lifeboat-bench", version, about)]
@@ -24,8 +24,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Play Google's metadata server; prints its URL
+    /// Play a cloud's metadata server; prints its URL
     MetadataEmulator {
+        /// Whose: gce, aws, azure, or all of them
+        #[arg(default_value = "all")]
+        cloud: Wanted,
         /// Where to listen
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
@@ -44,7 +47,7 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::MetadataEmulator { listen } => block_on(emulate(listen)),
+        Command::MetadataEmulator { cloud, listen } => block_on(emulate(cloud, listen)),
         Command::Redis(command) => block_on(redis::execute(command)),
         Command::Run(scenario) => block_on(scenario::run(scenario)),
         Command::Timeline(timeline) => timeline::print(&timeline).map(|()| ExitCode::SUCCESS),
@@ -60,8 +63,8 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
 }
 
 #[expect(clippy::print_stdout, reason = "this is the result")]
-async fn emulate(listen: SocketAddr) -> anyhow::Result<ExitCode> {
-    let emulator = metadata::Emulator::bind(listen).await?;
+async fn emulate(cloud: Wanted, listen: SocketAddr) -> anyhow::Result<ExitCode> {
+    let emulator = Emulator::bind(listen, cloud).await?;
     println!("http://{}", emulator.address()?);
     match emulator.serve().await? {}
 }

@@ -9,11 +9,12 @@ use lifeboat_proto::{
         AttachRequest, Budget, CheckRequest, CheckResponse, CheckpointEntry, CheckpointName,
         CheckpointRequest, CheckpointServiceListRequest, CollectGarbageRequest,
         CollectGarbageResponse, DeleteRequest, DrillRequest, EvacuateRequest, GetRequest,
-        GetResponse, GetStatusRequest, GetStatusResponse, InspectRequest, InspectResponse,
-        ListRequest, PrefetchRequest, PrefetchResponse, Progress, SaveResult, Selection, TcpPolicy,
-        VerifyRequest, VerifyResponse, WatchRequest, WatchResponse, Workload, checkpoint_response,
-        checkpoint_service_client::CheckpointServiceClient, drill_response, evacuate_response,
-        node_service_client::NodeServiceClient, workload_service_client::WorkloadServiceClient,
+        GetResponse, GetStatusRequest, GetStatusResponse, GiveNoticeRequest, InspectRequest,
+        InspectResponse, ListRequest, PrefetchRequest, PrefetchResponse, Progress, SaveResult,
+        Selection, TcpPolicy, VerifyRequest, VerifyResponse, WatchRequest, WatchResponse, Workload,
+        checkpoint_response, checkpoint_service_client::CheckpointServiceClient, drill_response,
+        evacuate_response, node_service_client::NodeServiceClient,
+        workload_service_client::WorkloadServiceClient,
     },
 };
 use tokio::net::UnixStream;
@@ -125,6 +126,15 @@ impl Client {
             .await
             .map_err(refused)?
             .into_inner())
+    }
+
+    /// Gives notice that the machine will go, or takes it back.
+    ///
+    /// # Errors
+    /// See [`Client::node_status`].
+    pub async fn give_notice(&mut self, request: GiveNoticeRequest) -> Result<(), ClientError> {
+        self.node.give_notice(request).await.map_err(refused)?;
+        Ok(())
     }
 
     /// Registers a running process tree.

@@ -47,7 +47,7 @@ pub struct Settings {
     /// Name of this node [default: the host's name].
     #[arg(long, global = true, env = "LIFEBOAT_NODE", value_name = "NAME")]
     pub node: Option<String>,
-    /// Base URL of the cloud's metadata server.
+    /// Address of the cloud's metadata server, for all clouds [default: http://169.254.169.254].
     #[arg(
         long,
         global = true,

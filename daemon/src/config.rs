@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use lifeboat_watch::WatchConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{cli::Settings, precopy::Limits};
@@ -63,8 +64,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Name of this node.
     pub node: String,
-    /// Base URL of the cloud's metadata server.
-    pub metadata_endpoint: Option<String>,
+    /// Who is asked whether this machine will go.
+    pub watch: WatchConfig,
     /// Address for metrics.
     pub metrics_listen: Option<SocketAddr>,
     /// Additional gRPC address.
@@ -195,6 +196,8 @@ struct File {
     state_dir: Option<PathBuf>,
     node: Option<String>,
     metadata_endpoint: Option<String>,
+    #[serde(default)]
+    watch: WatchConfig,
     metrics_listen: Option<String>,
     listen: Option<String>,
     tls: Option<Tls>,
@@ -242,7 +245,10 @@ impl Config {
             ),
             socket_group: settings.socket_group.or(file.socket_group),
             node: settings.node.or(file.node).unwrap_or_else(host_name),
-            metadata_endpoint: settings.metadata_endpoint.or(file.metadata_endpoint),
+            watch: watch(
+                file.watch,
+                settings.metadata_endpoint.or(file.metadata_endpoint),
+            ),
             metrics_listen: address(
                 "metrics-listen",
                 settings.metrics_listen.or(file.metrics_listen),
@@ -302,6 +308,9 @@ impl Config {
                 "threads and uploads begin at 1",
             );
         }
+        if let Some((name, value, reason)) = self.watch.problem() {
+            return refuse(name, value, &reason);
+        }
         if let Some(problem) = self.precopy.problem() {
             return refuse("precopy", format!("{:?}", self.precopy), problem);
         }
@@ -313,6 +322,13 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn watch(mut section: WatchConfig, endpoint: Option<String>) -> WatchConfig {
+    if let Some(endpoint) = endpoint {
+        section.set_endpoint(&endpoint);
+    }
+    section
 }
 
 fn read_file(named: Option<&Path>) -> Result<File, ConfigError> {
@@ -395,6 +411,32 @@ mod tests {
     fn a_misspelt_key_is_refused() {
         let error = load("stroe = 'x'", Settings::default()).unwrap_err();
         assert!(matches!(error, ConfigError::Parse { .. }));
+    }
+
+    #[test]
+    fn a_metadata_server_holds_for_every_cloud_and_what_is_wrong_is_named() {
+        let settings = Settings {
+            metadata_endpoint: Some("http://127.0.0.1:1".into()),
+            ..Settings::default()
+        };
+        let config = load("[watch]\ncloud = ['gce', 'azure']", settings).unwrap();
+        assert_eq!(config.watch.azure.endpoint, "http://127.0.0.1:1");
+        // What is printed can be read again.
+        let printed = toml::to_string(&config.watch).unwrap();
+        toml::from_str::<WatchConfig>(&printed).unwrap();
+        let said = |toml: &str| {
+            let error = load(toml, Settings::default()).unwrap_err();
+            crate::observe::chain(&error)
+        };
+        let wrong = said("[watch]\ncloud = 'gcp'");
+        assert!(
+            wrong.contains("write auto, none, gce, aws or azure"),
+            "{wrong}"
+        );
+        let wrong = said("[watch.aws]\npoll = '1m'");
+        assert!(wrong.contains("watch.aws.poll"), "{wrong}");
+        let wrong = said("metadata_endpoint = 'https://x'");
+        assert!(wrong.contains("plain http"), "{wrong}");
     }
 
     #[test]

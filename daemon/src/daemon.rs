@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -117,6 +117,13 @@ pub struct Context {
     pub outcomes: Outcomes,
     /// When the daemon was started.
     pub started_at: SystemTime,
+    /// What the sources of notices are doing.
+    pub sources: lifeboat_watch::Board,
+    /// Kind of the most urgent notice that stands, early signals included: whoever copies memory ahead
+    /// of time should hurry.
+    pub hurry: tokio::sync::watch::Sender<Option<lifeboat_watch::Kind>>,
+    /// The way in for notices that come by a call, once the sources are watched.
+    pub feed: OnceLock<lifeboat_watch::Feed>,
     notice: Mutex<Option<v1::Notice>>,
 }
 
@@ -159,6 +166,9 @@ impl Context {
             metrics: Metrics::default(),
             outcomes: Outcomes::default(),
             started_at: SystemTime::now(),
+            sources: lifeboat_watch::Board::default(),
+            hurry: tokio::sync::watch::Sender::new(None),
+            feed: OnceLock::new(),
             notice: Mutex::default(),
             config,
         }))
@@ -223,22 +233,18 @@ impl Context {
         self.metrics.text()
     }
 
-    /// Remembers the latest notice.
-    pub fn note_notice(&self, notice: &watch::Notice) {
-        let remaining = notice.deadline.remaining().unwrap_or_default();
-        let kind = match notice.kind {
-            watch::Kind::Early => v1::NoticeKind::Early,
-            watch::Kind::Preemption => v1::NoticeKind::Preemption,
-            watch::Kind::Maintenance => v1::NoticeKind::Maintenance,
+    /// Remembers the latest notice, or that it was withdrawn.
+    pub fn note_notice(&self, change: &lifeboat_watch::Change) {
+        let now = match change {
+            lifeboat_watch::Change::Withdrawn(_) => None,
+            lifeboat_watch::Change::Given(notice) | lifeboat_watch::Change::Changed(notice) => {
+                Some(watch::shown(notice))
+            }
         };
-        *self.notice.lock().unwrap_or_else(PoisonError::into_inner) = Some(v1::Notice {
-            source: notice.source.to_owned(),
-            kind: kind.into(),
-            deadline: Some((SystemTime::now() + remaining).into()),
-        });
+        *self.notice.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// The latest notice, if there was one.
+    /// The latest notice, if there is one that stands.
     #[must_use]
     pub fn notice(&self) -> Option<v1::Notice> {
         self.notice
@@ -276,14 +282,16 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager was told");
     }
-    stop_signal().await;
+    if stop_signal().await == Stop::Terminate && lifeboat_watch::machine_is_stopping().await {
+        watching.machine_is_stopping(&context).await;
+    }
     tracing::info!("draining");
     drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
     drain.cancel();
     // Saves under way finish or are called off; holds and their workloads live on.
     drop(tokio::time::timeout(DRAIN_TIMEOUT, serving.finished()).await);
     renewing.abort();
-    watching.abort();
+    drop(tokio::time::timeout(DRAIN_TIMEOUT, watching.finished()).await);
     drop(std::fs::remove_file(&context.config.socket));
     Ok(())
 }
@@ -291,7 +299,16 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 /// Longest time that requests under way may take when the daemon stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn stop_signal() {
+/// Why the daemon stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT.
+    Interrupt,
+}
+
+async fn stop_signal() -> Stop {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) = (
         signal(SignalKind::terminate()),
@@ -301,8 +318,8 @@ async fn stop_signal() {
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = terminate.recv() => Stop::Terminate,
+        _ = interrupt.recv() => Stop::Interrupt,
     }
 }
 

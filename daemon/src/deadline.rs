@@ -17,6 +17,12 @@ impl Deadline {
         Self(Instant::now().checked_add(budget))
     }
 
+    /// The deadline at an instant; `None`: no deadline.
+    #[must_use]
+    pub const fn at(at: Option<Instant>) -> Self {
+        Self(at)
+    }
+
     /// The instant, if there is one.
     #[must_use]
     pub const fn instant(self) -> Option<Instant> {

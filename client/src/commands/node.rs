@@ -6,7 +6,7 @@ use super::{EXIT_FAILED, Failure, print};
 use crate::{
     cli::Output,
     render::{Table, or_dash, pairs, size},
-    view::{CapabilityView, NodeView},
+    view::{CapabilityView, NodeView, NoticeSourceView},
 };
 
 /// Shows the node.
@@ -41,6 +41,7 @@ pub(super) async fn status(client: &mut Client, output: Output) -> Result<u8, Fa
             ("workloads", view.workloads.to_string()),
             ("upload rate", rate),
             ("notice", notice),
+            ("watched", watched(&view)),
             (
                 "prefetched",
                 or_dash(Some(warm.join(", ")).filter(|all| !all.is_empty())),
@@ -48,6 +49,17 @@ pub(super) async fn status(client: &mut Client, output: Output) -> Result<u8, Fa
         ])
     })?;
     Ok(0)
+}
+
+/// Who is asked whether the machine will go, and who of them does not answer.
+fn watched(view: &NodeView) -> String {
+    let one = |source: &NoticeSourceView| match &source.failure {
+        _ if source.works => source.name.clone(),
+        Some(failure) => format!("{} (fails: {failure})", source.name),
+        None => format!("{} (no answer yet)", source.name),
+    };
+    let all: Vec<String> = view.notice_sources.iter().map(one).collect();
+    or_dash(Some(all.join(", ")).filter(|all| !all.is_empty()))
 }
 
 /// Checks the node. What is missing is a failure; what is merely degraded is not.

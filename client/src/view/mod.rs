@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 pub(crate) use self::{
     checkpoint::{CheckpointView, InspectView, SizedView},
-    node::{CapabilityView, NodeView},
+    node::{CapabilityView, NodeView, NoticeSourceView},
     save::SaveView,
     workload::{DetailView, WorkloadView},
 };

@@ -1,7 +1,7 @@
 //! The node and what it can do.
 
 use lifeboat_proto::v1::{
-    Capability, CapabilityState, GetStatusResponse, NoticeKind, WarmCheckpoint,
+    Capability, CapabilityState, GetStatusResponse, NoticeKind, NoticeSource, WarmCheckpoint,
 };
 use serde::Serialize;
 
@@ -18,7 +18,19 @@ pub(crate) struct NodeView {
     pub(crate) workloads: u32,
     pub(crate) upload_bytes_per_second: u64,
     pub(crate) notice: Option<NoticeView>,
+    pub(crate) notice_sources: Vec<NoticeSourceView>,
     pub(crate) warm: Vec<WarmView>,
+}
+
+/// Somebody who may say that this machine will go.
+#[derive(Debug, Serialize)]
+pub(crate) struct NoticeSourceView {
+    pub(crate) name: String,
+    pub(crate) target: String,
+    pub(crate) works: bool,
+    pub(crate) succeeded_at: Option<String>,
+    pub(crate) failed_at: Option<String>,
+    pub(crate) failure: Option<String>,
 }
 
 /// A checkpoint that was prefetched.
@@ -36,6 +48,7 @@ pub(crate) struct NoticeView {
     pub(crate) source: String,
     pub(crate) kind: &'static str,
     pub(crate) deadline: Option<String>,
+    pub(crate) sources: Vec<String>,
 }
 
 /// A capability of the node.
@@ -54,6 +67,7 @@ impl From<GetStatusResponse> for NodeView {
             kind: notice_kind(notice.kind()),
             source: notice.source,
             deadline: timestamp(notice.deadline),
+            sources: notice.sources,
         });
         Self {
             node: status.node,
@@ -64,7 +78,23 @@ impl From<GetStatusResponse> for NodeView {
             workloads: status.workloads,
             upload_bytes_per_second: status.upload_bytes_per_second,
             notice,
+            notice_sources: status.notice_sources.into_iter().map(Into::into).collect(),
             warm: status.warm.into_iter().map(WarmView::from).collect(),
+        }
+    }
+}
+
+impl From<NoticeSource> for NoticeSourceView {
+    fn from(source: NoticeSource) -> Self {
+        let moment = |at: Option<prost_types::Timestamp>| at.map(|at| (at.seconds, at.nanos));
+        let (succeeded, failed) = (moment(source.succeeded_at), moment(source.failed_at));
+        Self {
+            works: succeeded.is_some() && succeeded >= failed,
+            name: source.name,
+            target: source.target,
+            succeeded_at: timestamp(source.succeeded_at),
+            failed_at: timestamp(source.failed_at),
+            failure: filled(source.failure),
         }
     }
 }

@@ -8,10 +8,11 @@ use lifeboat_proto::v1::{
     CheckpointServiceListRequest, CheckpointServiceListResponse, CheckpointSummary,
     CollectGarbageRequest, CollectGarbageResponse, DeleteRequest, DeleteResponse, DrillRequest,
     DrillResponse, EvacuateRequest, EvacuateResponse, GetRequest, GetResponse, GetStatusRequest,
-    GetStatusResponse, ImageFileEntry, InspectRequest, InspectResponse, ListRequest, ListResponse,
-    Notice, NoticeKind, PackEntry, PrefetchRequest, PrefetchResponse, Process, Progress,
-    SaveOutcome, SaveResult, StageTime, TcpPolicy, VerifyRequest, VerifyResponse, WarmCheckpoint,
-    WatchRequest, WatchResponse, Workload, WorkloadState, checkpoint_response,
+    GetStatusResponse, GiveNoticeRequest, GiveNoticeResponse, ImageFileEntry, InspectRequest,
+    InspectResponse, ListRequest, ListResponse, Notice, NoticeKind, NoticeSource, PackEntry,
+    PrefetchRequest, PrefetchResponse, Process, Progress, SaveOutcome, SaveResult, StageTime,
+    TcpPolicy, VerifyRequest, VerifyResponse, WarmCheckpoint, WatchRequest, WatchResponse,
+    Workload, WorkloadState, checkpoint_response,
     checkpoint_service_server::{CheckpointService, CheckpointServiceServer},
     drill_response, evacuate_response,
     node_service_server::{NodeService, NodeServiceServer},
@@ -227,7 +228,24 @@ impl NodeService for Answering {
                 source: "gce".into(),
                 kind: NoticeKind::Preemption.into(),
                 deadline: moment(90),
+                sources: vec!["gce".into(), "file".into()],
             }),
+            notice_sources: vec![
+                NoticeSource {
+                    name: "gce".into(),
+                    target: "http://169.254.169.254".into(),
+                    succeeded_at: moment(60),
+                    failed_at: moment(30),
+                    failure: "the answer 503".into(),
+                },
+                NoticeSource {
+                    name: "logind".into(),
+                    target: "unix:path=/run/dbus/system_bus_socket".into(),
+                    succeeded_at: None,
+                    failed_at: moment(60),
+                    failure: "no answer".into(),
+                },
+            ],
             warm: vec![WarmCheckpoint {
                 workload: "cache".into(),
                 checkpoint: SECOND.into(),
@@ -235,6 +253,13 @@ impl NodeService for Answering {
                 total_bytes: 16 << 20,
             }],
         }))
+    }
+
+    async fn give_notice(
+        &self,
+        _: Request<GiveNoticeRequest>,
+    ) -> Result<Response<GiveNoticeResponse>, Status> {
+        Err(Status::unimplemented("this daemon is only played"))
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {

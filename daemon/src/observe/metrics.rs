@@ -92,6 +92,13 @@ impl OfWorkloads {
     }
 }
 
+/// Labels of notices.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NoticeLabels {
+    /// Who gave it.
+    pub source: &'static str,
+}
+
 /// All figures.
 #[derive(Debug)]
 pub struct Metrics {
@@ -116,12 +123,19 @@ pub struct Metrics {
     pub upload_rate: Gauge,
     /// Figures of each workload.
     pub of_workloads: OfWorkloads,
+    /// From an event to its notice, where the source tells when it began.
+    pub notice_detection: Family<NoticeLabels, Histogram, fn() -> Histogram>,
+}
+
+/// A millisecond to a minute.
+fn buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 17))
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("lifeboat");
-        let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
+        let histogram = buckets;
         let metrics = Self {
             workloads: Gauge::default(),
             saves: Family::default(),
@@ -133,6 +147,7 @@ impl Default for Metrics {
             restore: histogram(),
             upload_rate: Gauge::default(),
             of_workloads: OfWorkloads::default(),
+            notice_detection: Family::new_with_constructor(buckets),
             registry: Registry::default(),
         };
         registry.register(
@@ -151,6 +166,9 @@ impl Default for Metrics {
         let help = "Bytes read from the memory of frozen workloads";
         registry.register_with_unit("save_read", help, bytes, metrics.read.clone());
         registry.register("restores", "Restores by success", metrics.restores.clone());
+        let help = "From an event to its notice, where the source tells when it began";
+        let detection = metrics.notice_detection.clone();
+        registry.register_with_unit("notice_detection", help, unit.clone(), detection);
         let help = "From the hold's request to the running tree";
         registry.register_with_unit("restore", help, unit, metrics.restore.clone());
         let help = "Measured rate of the last upload, in bytes per second";

@@ -6,7 +6,7 @@ use lifeboat_proto::v1::{self, node_service_server::NodeService};
 use tonic::{Request, Response, Status};
 
 use super::identity::Caller;
-use crate::{check, daemon::Context};
+use crate::{check, daemon::Context, watch};
 
 /// The service.
 #[derive(Debug)]
@@ -50,8 +50,22 @@ impl NodeService for Node {
             workloads: u32::try_from(workloads).unwrap_or(u32::MAX),
             upload_bytes_per_second: u64::try_from(rate).unwrap_or(0),
             notice: context.notice(),
+            notice_sources: watch::shown_sources(&context.sources),
             warm: warm.collect(),
         }))
+    }
+
+    async fn give_notice(
+        &self,
+        request: Request<v1::GiveNoticeRequest>,
+    ) -> Result<Response<v1::GiveNoticeResponse>, Status> {
+        if Caller::of(&request)?.uid != 0 {
+            return Err(Status::permission_denied("only root gives notice"));
+        }
+        let feed = self.context.feed.get();
+        let feed = feed.ok_or_else(|| Status::unavailable("the daemon is starting"))?;
+        watch::by_call(feed, &request.into_inner(), self.context.config.notice).await?;
+        Ok(Response::new(v1::GiveNoticeResponse {}))
     }
 
     async fn check(

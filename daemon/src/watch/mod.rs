@@ -1,106 +1,168 @@
-//! Who says that this machine will go.
-//!
-//! Each source is a [`Watcher`] of its own and reports [`Notice`]s into one bounded queue;
-//! [`respond`] acts on them. A source that fails goes on trying: an error is never taken for "no
-//! notice", and never for one.
+//! Acts on notices. Who gives them, and how many of them are one, is the business of `lifeboat-watch`;
+//! here is what the daemon does with its stream: [`respond`] evacuates, or stops evacuating.
 
-mod file;
-pub mod gce;
 mod respond;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use async_trait::async_trait;
-use tokio::{sync::mpsc, task::JoinHandle};
+use lifeboat_proto::v1;
+use lifeboat_watch::{
+    Answered, Board, Detected, Feed, Kind, Notice, Setup, Sighting, Source, Tasks, Watching,
+};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
-use crate::{daemon::Context, deadline::Deadline};
+use crate::{daemon::Context, observe::metrics::NoticeLabels};
 
-/// Most notices waiting to be acted on.
-const NOTICES_MAX: usize = 16;
+/// The only event that a call knows.
+const CALL_KEY: &str = "call";
 
-/// What will happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Nothing is decided yet.
-    Early,
-    /// The machine is being taken away.
-    Preemption,
-    /// The machine is going down for maintenance.
-    Maintenance,
-}
+/// Longest time that a call may give.
+const CALL_WITHIN_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Somebody says that this machine will go.
-#[derive(Clone, Debug)]
-pub struct Notice {
-    /// Who says so.
-    pub source: &'static str,
-    /// What will happen.
-    pub kind: Kind,
-    /// When it will happen at the earliest.
-    pub deadline: Deadline,
-}
-
-/// A source of notices.
-#[async_trait]
-pub trait Watcher: Send {
-    /// Its name, for logs.
-    fn name(&self) -> &'static str;
-
-    /// Waits for the next notice.
-    async fn next(&mut self) -> Notice;
-}
-
-/// The running watchers.
+/// What watches and acts; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Watching(Vec<JoinHandle<()>>);
+pub struct Watched {
+    _sources: Tasks,
+    feed: Feed,
+    answered: watch::Receiver<Answered>,
+    responding: JoinHandle<()>,
+}
 
-impl Watching {
-    /// Stops them.
-    pub fn abort(self) {
-        for task in self.0 {
-            task.abort();
-        }
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.responding.abort();
     }
 }
 
-/// Starts the watchers that the configuration asks for.
+/// Starts the sources that the configuration asks for, and acts on what they say.
 #[must_use]
-pub fn start(context: &Arc<Context>, drain: &CancellationToken) -> Watching {
-    let (report, notices) = mpsc::channel(NOTICES_MAX);
-    let mut watchers: Vec<Box<dyn Watcher>> = Vec::new();
+pub fn start(context: &Arc<Context>, drain: &CancellationToken) -> Watched {
     let config = &context.config;
-    if let Some(endpoint) = &config.metadata_endpoint {
-        match gce::Gce::new(endpoint, config.notice) {
-            Ok(watcher) => watchers.push(Box::new(watcher)),
-            Err(error) => tracing::error!(%error, "the metadata server is not watched"),
-        }
+    let figures = context.metrics.notice_detection.clone();
+    let detected = move |source: Source, after: Duration| {
+        let source = source.name();
+        figures
+            .get_or_create(&NoticeLabels { source })
+            .observe(after.as_secs_f64());
+    };
+    let Watching {
+        feed,
+        changes,
+        answered,
+        tasks,
+    } = lifeboat_watch::start(&Setup {
+        config: config.watch.clone(),
+        state_dir: config.state_dir.clone(),
+        notice: config.notice,
+        board: context.sources.clone(),
+        hurry: context.hurry.clone(),
+        detected: Detected(Arc::new(detected)),
+    });
+    // The first one stays: there is only one daemon.
+    context.feed.get_or_init(|| feed.clone());
+    let heard = answered.subscribe();
+    let responding = respond::run(changes, answered, Arc::clone(context), drain.clone());
+    Watched {
+        _sources: tasks,
+        feed,
+        answered: heard,
+        responding: tokio::spawn(responding),
     }
-    let path: PathBuf = config.state_dir.join("notice");
-    watchers.push(Box::new(file::NoticeFile::new(path, config.notice)));
-    let mut tasks: Vec<JoinHandle<()>> = watchers
-        .into_iter()
-        .map(|watcher| tokio::spawn(follow(watcher, report.clone())))
-        .collect();
-    tasks.push(tokio::spawn(respond::run(
-        notices,
-        Arc::clone(context),
-        drain.clone(),
-    )));
-    Watching(tasks)
 }
 
-async fn follow(mut watcher: Box<dyn Watcher>, report: mpsc::Sender<Notice>) {
-    loop {
-        let notice = watcher.next().await;
-        tracing::warn!(
-            source = watcher.name(),
-            kind = ?notice.kind,
-            remaining_ms = notice.deadline.remaining().as_ref().map(Duration::as_millis),
-            "notice"
-        );
-        if report.send(notice).await.is_err() {
-            return;
-        }
+impl Watched {
+    /// The whole machine is going down, and this daemon with it: saves everything before it ends. What
+    /// was saved already, by another notice, is not saved again.
+    pub async fn machine_is_stopping(&self, context: &Context) {
+        let mut answered = self.answered.clone();
+        let within = context.config.notice;
+        let sighting = Sighting::new(Source::Signal, "SIGTERM")
+            .kind(Kind::Maintenance)
+            .within(within);
+        self.feed.seen(sighting).await;
+        let is_answered = answered.wait_for(|answered| answered.number > 0);
+        // Late or not, it ends now.
+        drop(tokio::time::timeout(within, is_answered).await);
     }
+
+    /// Waits, after the drain has begun, until no answer is under way.
+    pub async fn finished(mut self) {
+        // A panic was logged by the runtime.
+        drop((&mut self.responding).await);
+    }
+}
+
+/// Takes in a notice that came by a call.
+///
+/// # Errors
+/// When the request says nothing that can be acted on.
+pub async fn by_call(
+    feed: &Feed,
+    request: &v1::GiveNoticeRequest,
+    notice: Duration,
+) -> Result<(), Status> {
+    if request.withdraw {
+        feed.gone(Source::Call, CALL_KEY).await;
+        return Ok(());
+    }
+    let kind = match request.kind() {
+        v1::NoticeKind::Unspecified => {
+            return Err(Status::invalid_argument("say what kind of notice it is"));
+        }
+        v1::NoticeKind::Early => Kind::Early,
+        v1::NoticeKind::Preemption => Kind::Preemption,
+        v1::NoticeKind::Maintenance => Kind::Maintenance,
+    };
+    let given = request.budget.as_ref().and_then(|budget| budget.within);
+    let within = match given.map(Duration::try_from) {
+        None => notice,
+        Some(Ok(within)) => within.min(CALL_WITHIN_MAX),
+        Some(Err(_)) => return Err(Status::invalid_argument("the budget is not a duration")),
+    };
+    feed.seen(
+        Sighting::new(Source::Call, CALL_KEY)
+            .kind(kind)
+            .within(within),
+    )
+    .await;
+    Ok(())
+}
+
+/// A notice as the API shows it.
+#[must_use]
+pub fn shown(notice: &Notice) -> v1::Notice {
+    let kind = match notice.kind {
+        Kind::Early => v1::NoticeKind::Early,
+        Kind::Preemption => v1::NoticeKind::Preemption,
+        Kind::Maintenance => v1::NoticeKind::Maintenance,
+    };
+    let deadline = notice.remaining().map(|left| SystemTime::now() + left);
+    v1::Notice {
+        source: notice.source().name().to_owned(),
+        kind: kind.into(),
+        deadline: deadline.map(Into::into),
+        sources: notice.sources.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The sources as the API shows them.
+#[must_use]
+pub fn shown_sources(board: &Board) -> Vec<v1::NoticeSource> {
+    let all = board.sources().into_iter();
+    let shown = all.map(|one| {
+        let (failed_at, failure) = one.failed.unzip();
+        v1::NoticeSource {
+            name: one.source.name().to_owned(),
+            target: one.target,
+            succeeded_at: one.succeeded_at.map(Into::into),
+            failed_at: failed_at.map(Into::into),
+            failure: failure.unwrap_or_default(),
+        }
+    });
+    shown.collect()
 }

@@ -1,67 +1,194 @@
-//! What is done about a notice: every workload is evacuated within the time that is left.
+//! What is done about a notice: every workload that it is about is evacuated within the time that is
+//! left. However often a notice changes, there is one answer to it at a time; when it changes after that,
+//! what is still here is tried again.
+//!
+//! A notice that is withdrawn stops what can be stopped: saves that have not begun to commit are called
+//! off, and their workloads run on. What was committed has left.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use tokio::{sync::mpsc, task::JoinSet};
+use lifeboat_watch::{Answered, Change, Notice, Scope};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Kind, Notice};
 use crate::{
     daemon::Context,
+    deadline::Deadline,
     evacuate::{Mode, Save, report::SaveReport},
     observe::chain,
     service::{identity::Caller, outcome},
-    workload::Phase,
+    workload::{Phase, Workload},
 };
 
 /// Acts on notices until the queue is closed.
 pub(super) async fn run(
-    mut notices: mpsc::Receiver<Notice>,
+    mut changes: mpsc::Receiver<Change>,
+    answered: watch::Sender<Answered>,
     context: Arc<Context>,
     drain: CancellationToken,
 ) {
-    while let Some(notice) = notices.recv().await {
-        context.note_notice(&notice);
-        if notice.kind == Kind::Preemption {
-            evacuate_all(&context, &notice, &drain).await;
+    // By the number of the notice; there are never more than notices that stand.
+    let mut answers: HashMap<u64, Answering> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        let change = tokio::select! {
+            () = drain.cancelled() => break,
+            change = changes.recv() => change,
+        };
+        let Some(change) = change else { break };
+        context.note_notice(&change);
+        log(&change);
+        while tasks.try_join_next().is_some() {}
+        match change {
+            Change::Given(notice) | Change::Changed(notice) if notice.kind.ends_programs() => {
+                let known = answers.get(&notice.number);
+                if known.is_some_and(|known| !known.task.is_finished()) {
+                    continue;
+                }
+                let cancel = drain.child_token();
+                let (number, stop) = (notice.number, cancel.clone());
+                let (context, answered) = (Arc::clone(&context), answered.clone());
+                let task = tasks.spawn(async move {
+                    let answer = evacuate(&context, &notice, &cancel).await;
+                    // A pod that goes says nothing about the machine.
+                    if notice.scope == Scope::Machine && !cancel.is_cancelled() {
+                        answered.send_replace(answer);
+                    }
+                });
+                answers.insert(number, Answering { stop, task });
+            }
+            Change::Given(_) | Change::Changed(_) => {}
+            Change::Withdrawn(notice) => {
+                if let Some(answering) = answers.remove(&notice.number) {
+                    answering.stop.cancel();
+                }
+                if notice.scope == Scope::Machine {
+                    answered.send_replace(Answered::default());
+                }
+            }
+        }
+    }
+    // Called off by the drain; what commits is waited for.
+    while tasks.join_next().await.is_some() {}
+}
+
+/// The answer to a notice.
+#[derive(Debug)]
+struct Answering {
+    stop: CancellationToken,
+    task: AbortHandle,
+}
+
+fn log(change: &Change) {
+    let (what, notice) = match change {
+        Change::Given(notice) => ("given", notice),
+        Change::Changed(notice) => ("changed", notice),
+        Change::Withdrawn(notice) => ("withdrawn", notice),
+    };
+    tracing::warn!(
+        what,
+        number = notice.number,
+        source = notice.source().name(),
+        sources = notice.sources.len(),
+        kind = ?notice.kind,
+        confidence = ?notice.confidence,
+        scope = ?notice.scope,
+        remaining_ms = Deadline::at(notice.deadline).margin_ms(),
+        "notice"
+    );
+}
+
+async fn evacuate(context: &Arc<Context>, notice: &Notice, cancel: &CancellationToken) -> Answered {
+    let deadline = Deadline::at(notice.deadline);
+    let mut saves = JoinSet::new();
+    for workload in context.registry.visible(&Caller::operator()) {
+        let has_left = matches!(workload.view().phase, Phase::Evacuated | Phase::Ended);
+        if has_left || !is_about(&notice.scope, &workload) {
+            continue;
+        }
+        saves.spawn(save(
+            Arc::clone(context),
+            workload,
+            deadline,
+            cancel.clone(),
+        ));
+    }
+    let mut answer = Answered {
+        number: notice.number,
+        ..Answered::default()
+    };
+    while let Some(done) = saves.join_next().await {
+        answer.workloads += 1;
+        answer.saved += usize::from(done.unwrap_or(false));
+    }
+    tracing::warn!(
+        source = notice.source().name(),
+        workloads = answer.workloads,
+        saved = answer.saved,
+        withdrawn = cancel.is_cancelled(),
+        margin_ms = deadline.margin_ms(),
+        "notice answered"
+    );
+    answer
+}
+
+/// Evacuates a workload; tells whether that was committed.
+async fn save(
+    context: Arc<Context>,
+    workload: Arc<Workload>,
+    deadline: Deadline,
+    cancel: CancellationToken,
+) -> bool {
+    let report = SaveReport::default();
+    let save = Save {
+        context: &context,
+        workload: &workload,
+        mode: Mode::Evacuate,
+        deadline,
+        cancel,
+        report: &report,
+    };
+    let result = save.run().await;
+    outcome::count(&context, Mode::Evacuate, &report, &result);
+    outcome::log(&workload, Mode::Evacuate, deadline, &report, &result);
+    result.map_err(|error| chain(&error)).is_ok()
+}
+
+/// Whether a notice about `scope` is about this workload.
+fn is_about(scope: &Scope, workload: &Workload) -> bool {
+    match scope {
+        Scope::Machine => true,
+        Scope::Pod { uid } => {
+            let path = format!("/proc/{}/cgroup", workload.view().pid);
+            std::fs::read_to_string(path).is_ok_and(|text| is_of_pod(&text, uid))
         }
     }
 }
 
-async fn evacuate_all(context: &Arc<Context>, notice: &Notice, drain: &CancellationToken) {
-    let mut saves = JoinSet::new();
-    for workload in context.registry.visible(&Caller::operator()) {
-        if matches!(workload.view().phase, Phase::Evacuated | Phase::Ended) {
-            continue;
-        }
-        let (context, deadline) = (Arc::clone(context), notice.deadline);
-        let cancel = drain.child_token();
-        saves.spawn(async move {
-            let report = SaveReport::default();
-            let save = Save {
-                context: &context,
-                workload: &workload,
-                mode: Mode::Evacuate,
-                deadline,
-                cancel,
-                report: &report,
-            };
-            let result = save.run().await;
-            outcome::count(&context, Mode::Evacuate, &report, &result);
-            outcome::log(&workload, Mode::Evacuate, deadline, &report, &result);
-            result.map_err(|error| chain(&error)).is_ok()
-        });
+/// Whether a process with these control groups belongs to the pod. The drivers write the UID with
+/// dashes (`cgroupfs`) or underscores (`systemd`).
+fn is_of_pod(cgroups: &str, uid: &str) -> bool {
+    let names = [format!("pod{uid}"), format!("pod{}", uid.replace('-', "_"))];
+    let mut parts = cgroups.split(['/', '\n', '.']);
+    parts.any(|part| names.iter().any(|name| part.ends_with(name.as_str())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_groups_tell_the_pod() {
+        let uid = "1b4e28ba-2fa1-11d2-883f-0016d3cca427";
+        let plain = format!("0::/kubepods/burstable/pod{uid}/abc\n");
+        assert!(is_of_pod(&plain, uid));
+        let systemd = "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1b4e28ba_\
+                       2fa1_11d2_883f_0016d3cca427.slice/cri-containerd-abc.scope\n";
+        assert!(is_of_pod(systemd, uid));
+        assert!(!is_of_pod(&plain, "1b4e28ba-2fa1-11d2-883f-0016d3cca428"));
+        assert!(!is_of_pod("0::/user.slice\n", uid));
     }
-    let (mut saved, mut all) = (0, 0);
-    while let Some(done) = saves.join_next().await {
-        all += 1;
-        saved += usize::from(done.unwrap_or(false));
-    }
-    tracing::warn!(
-        source = notice.source,
-        workloads = all,
-        saved,
-        margin_ms = notice.deadline.margin_ms(),
-        "notice answered"
-    );
 }

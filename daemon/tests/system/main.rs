@@ -15,6 +15,7 @@ mod takeover;
 mod bad_input;
 mod cycles;
 mod kill;
+mod notices;
 mod precopy;
 mod programs;
 mod shared;

@@ -7,21 +7,26 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::*;
+use std::net::SocketAddr;
+
+use lifeboat_metadata::{Emulator, Wanted};
+
+/// Path below which the values are.
+const ROOT: &str = "/computeMetadata/v1/instance/";
 
 /// Longer than anything here may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-struct Server(SocketAddr);
+pub(crate) struct Server(SocketAddr);
 
-struct Got {
-    status: u16,
-    headers: String,
-    body: String,
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) headers: String,
+    pub(crate) body: String,
 }
 
 impl Got {
-    fn header(&self, name: &str) -> Option<String> {
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
         let find = |line: &str| Some(line.split_once(": ")?.1.to_owned());
         self.headers
             .lines()
@@ -35,8 +40,8 @@ impl Got {
 }
 
 impl Server {
-    async fn start() -> Self {
-        let emulator = Emulator::bind("127.0.0.1:0".parse().unwrap())
+    pub(crate) async fn start() -> Self {
+        let emulator = Emulator::bind("127.0.0.1:0".parse().unwrap(), Wanted::All)
             .await
             .unwrap();
         let address = emulator.address().unwrap();
@@ -44,7 +49,7 @@ impl Server {
         Self(address)
     }
 
-    async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Got {
+    pub(crate) async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Got {
         let mut stream = TcpStream::connect(self.0).await.unwrap();
         let length = body.len();
         let request = format!(
@@ -72,7 +77,7 @@ impl Server {
             .await
     }
 
-    async fn set(&self, name: &str, value: &str) -> u16 {
+    pub(crate) async fn set(&self, name: &str, value: &str) -> u16 {
         self.send("PUT", &format!("/control/{name}"), "", value)
             .await
             .status
