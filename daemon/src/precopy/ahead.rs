@@ -20,6 +20,10 @@ use crate::pipeline::{Captured, LeftOut};
 /// content is noticed: of 64 GiB, at 17 bytes each.
 pub(crate) const HASHED_PAGES_MAX: u64 = 16 << 20;
 
+/// With longer intervals than this no page is left out for having been written often: protecting it
+/// once in such a time costs nothing, and reading it at the freeze does.
+const HEAT_INTERVAL_MAX: Duration = Duration::from_secs(3);
+
 /// Weight of the latest figure in an average.
 const NEWEST: f64 = 0.3;
 
@@ -159,6 +163,10 @@ impl Ahead {
     /// # Errors
     /// When the tracker failed: the books are worthless.
     pub fn round(&mut self) -> Result<(), AheadError> {
+        let since = self.figures.round_at.map(|at| at.elapsed());
+        if since.is_some_and(|since| since > HEAT_INTERVAL_MAX) {
+            self.tracker.cool();
+        }
         let round = self.tracker.round().map_err(AheadError::Track)?;
         for id in &round.ended {
             if let Some(mut ended) = self.spaces.remove(id) {
@@ -189,6 +197,11 @@ impl Ahead {
         figures.is_known |= !figures.is_partial;
         self.hashed_pages = self.spaces.values().map(Saved::hashed_pages).sum();
         Ok(())
+    }
+
+    /// Leaves nothing out of the next round.
+    pub(super) fn cool(&mut self) {
+        self.tracker.cool();
     }
 
     /// Looks what the frozen tree consists of. Blocks.

@@ -133,8 +133,9 @@ async fn work_once(
 ) -> Result<Duration, BatchError> {
     let limits = &context.config.precopy;
     let is_hurried = workload.place.is_hurried();
+    let target = limits.target.unwrap_or(context.config.notice / 3);
     let due = |figures: &Figures| {
-        let interval = limits.until_next_round(figures, is_hurried);
+        let interval = limits.until_next_round(figures, is_hurried, target);
         let since = figures.round_at.map(|at| at.elapsed());
         since.map_or(Duration::ZERO, |since| interval.saturating_sub(since))
     };

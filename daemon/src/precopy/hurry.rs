@@ -40,10 +40,18 @@ pub async fn hurry(
         .map(|remaining| Instant::now() + remaining / SHARE);
     let is_late = |needed: Duration| end.is_some_and(|end| Instant::now() + needed > end);
     let mut before = u64::MAX;
+    lock(ahead).cool();
     for _ in 0..ROUNDS_MAX {
         look(ahead).await?;
         let figures = lock(ahead).figures();
         let pending = figures.pending_bytes;
+        tracing::debug!(
+            pending,
+            left = figures.left_bytes,
+            is_partial = figures.is_partial,
+            round_ms = figures.round_took.as_millis(),
+            "before the freeze"
+        );
         if pending < ENOUGH_BYTES || pending > before / 10 * 9 {
             break;
         }

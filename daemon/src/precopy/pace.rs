@@ -34,6 +34,10 @@ pub struct Limits {
     /// Longest time between two looks.
     #[serde(with = "humantime_serde")]
     pub longest: Duration,
+    /// What the time from a notice to the commit is to stay below; a third of the time that a notice
+    /// leaves where nothing is said.
+    #[serde(with = "humantime_serde")]
+    pub target: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -45,6 +49,7 @@ impl Default for Limits {
             workload_share: 0.02,
             shortest: Duration::from_secs(1),
             longest: Duration::from_secs(30),
+            target: None,
         }
     }
 }
@@ -64,7 +69,13 @@ impl Limits {
     }
 
     /// Time from the last round to the next.
-    pub(super) fn until_next_round(&self, figures: &Figures, is_hurried: bool) -> Duration {
+    /// `target` is what [`time_to_safe`] must stay below: sparing the workload comes second to that.
+    pub(super) fn until_next_round(
+        &self,
+        figures: &Figures,
+        is_hurried: bool,
+        target: Duration,
+    ) -> Duration {
         if is_hurried {
             return HURRIED;
         }
@@ -79,9 +90,8 @@ impl Limits {
         };
         let by_faults = figures.cost.next_interval(&budget);
         let by_looking = figures.round_took.mul_f64(1.0 / LOOKING_SHARE);
-        by_faults
-            .max(by_looking)
-            .min(self.longest.max(by_looking.min(self.longest)))
+        let wanted = by_faults.min(until_unsaved(figures, target).max(self.shortest));
+        wanted.max(by_looking).min(self.longest)
     }
 
     /// Time to rest after a batch.
@@ -96,6 +106,19 @@ impl Limits {
         };
         by_processor.max(by_link)
     }
+}
+
+/// How long after a round so much is written again that saving it takes `target`.
+fn until_unsaved(figures: &Figures, target: Duration) -> Duration {
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let left = figures.left_bytes as f64;
+    let room = figures.rate * target.saturating_sub(FIXED_COST).as_secs_f64() - left;
+    if figures.rate <= 0.0 || figures.dirty_rate <= 0.0 {
+        return Duration::MAX;
+    }
+    // Half of it, since the next round's pages must be sent too.
+    let seconds = (room / 2.0 / figures.dirty_rate).max(0.0);
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 /// Time from a notice to a commit, if it came now.
@@ -127,7 +150,11 @@ pub(crate) fn verdict(figures: &Figures, notice: Duration) -> Option<String> {
 mod tests {
     use std::time::Instant;
 
+    use lifeboat_track::Cost;
+
     use super::*;
+
+    const TARGET: Duration = Duration::from_secs(8);
 
     fn done(took_ms: u64, sent_bytes: u64) -> Done {
         Done {
@@ -161,8 +188,28 @@ mod tests {
             round_took: Duration::from_millis(50),
             ..Figures::default()
         };
-        let interval = Limits::default().until_next_round(&figures, false);
+        let interval = Limits::default().until_next_round(&figures, false, TARGET);
         assert_eq!(interval, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_target_counts_more_than_the_cost_to_the_workload() {
+        let figures = |rate: u32| Figures {
+            rate: f64::from(rate << 20),
+            dirty_rate: f64::from(50 << 20),
+            cost: Cost {
+                interval: Duration::from_secs(20),
+                pages: 1 << 20,
+                used: Duration::from_secs(20),
+            },
+            ..Figures::default()
+        };
+        let limits = Limits::default();
+        let of = |rate| limits.until_next_round(&figures(rate), false, TARGET);
+        // Half of 8 s less half a second, at 100 MiB/s.
+        assert_eq!(of(100), Duration::from_millis(7500));
+        assert!(of(2000) > Duration::from_secs(20));
+        assert_eq!(of(1), limits.shortest);
     }
 
     #[test]

@@ -116,6 +116,11 @@ impl Heat {
         });
     }
 
+    /// No page is hot any more.
+    pub(crate) fn cool(&mut self) {
+        self.blocks.clear();
+    }
+
     /// Pages that are no longer there.
     pub(crate) fn forget(&mut self, runs: &Runs) {
         for run in runs.as_slice() {

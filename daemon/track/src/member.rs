@@ -112,6 +112,12 @@ impl Member {
         }
     }
 
+    pub(crate) fn cool(&mut self) {
+        if let State::Tracked(tracker) = &mut self.state {
+            tracker.cool();
+        }
+    }
+
     pub(crate) fn again(&mut self, runs: &Runs) {
         match &mut self.state {
             State::Tracked(tracker) => tracker.again(runs),

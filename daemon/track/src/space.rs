@@ -161,6 +161,11 @@ impl Tracker {
         Ok(round)
     }
 
+    /// Leaves nothing out of the next round, however often it was written lately.
+    pub fn cool(&mut self) {
+        self.heat.cool();
+    }
+
     /// Pages that were reported, and could not be captured: they are dirty again.
     pub fn again(&mut self, runs: &Runs) {
         self.again = self.again.or(runs);

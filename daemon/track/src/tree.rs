@@ -169,6 +169,11 @@ impl TreeTracker {
         Ok(result)
     }
 
+    /// Leaves nothing out of the next round, however often it was written lately.
+    pub fn cool(&mut self) {
+        self.members.values_mut().for_each(Member::cool);
+    }
+
     /// Looks what the memory of the tree consists of. Nothing in it may run; it may be traced by
     /// somebody else. Processes that no round has seen are among them, and those that the last
     /// round has seen and that are missing have ended.
