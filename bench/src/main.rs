@@ -5,6 +5,7 @@
 //! real CRIU, real stores.
 #![forbid(unsafe_code)]
 
+mod page;
 mod redis;
 mod scenario;
 mod timeline;
@@ -36,6 +37,8 @@ enum Command {
     /// Be a client of Redis that knows what was acknowledged
     #[command(subcommand)]
     Redis(redis::Command),
+    /// Make a page of the results of scenarios
+    Report(page::Report),
     /// Measure something
     #[command(subcommand)]
     Run(scenario::Scenario),
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::MetadataEmulator { cloud, listen } => block_on(emulate(cloud, listen)),
         Command::Redis(command) => block_on(redis::execute(command)),
+        Command::Report(report) => page::write(&report).map(|()| ExitCode::SUCCESS),
         Command::Run(scenario) => block_on(scenario::run(scenario)),
         Command::Timeline(timeline) => timeline::print(&timeline).map(|()| ExitCode::SUCCESS),
         Command::Workload(shape) => workload::run(&shape),

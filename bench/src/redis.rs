@@ -5,8 +5,13 @@ mod check;
 mod connection;
 mod content;
 mod fill;
+mod load;
 mod record;
 mod write;
+
+pub(crate) use content::data_key;
+pub(crate) use fill::fill;
+pub(crate) use load::{Keys, Mix, Rate, first_answer};
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -71,7 +76,7 @@ pub(crate) struct Check {
 /// Does it.
 pub(crate) async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Fill(data) => fill::fill(data.server.address, data.size.as_u64()).await?,
+        Command::Fill(data) => fill(data.server.address, data.size.as_u64()).await?,
         Command::Digest(data) => fill::digest(data.server.address, data.size.as_u64()).await?,
         Command::Write(write) => {
             write::write(write.server.address, &write.record, write.rate).await?;

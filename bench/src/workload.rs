@@ -1,106 +1,131 @@
 //! A program with as much memory as one likes, which changes it as fast as one likes, and which
 //! notices if a single byte is not what it should be.
 //!
-//! Says `ready` when its memory is filled, `tick N` every [`TICK`], and `verified BYTES` when it was
-//! told `verify` on standard input and has compared every page. Ends when standard input does; with
-//! exit code 1 when a page is wrong.
+//! Says `ready` when its memory is filled, and `tick N` every [`TICK`]. It obeys lines on standard
+//! input, and answers when all threads and processes have done it:
+//!
+//! | Line | Answer |
+//! |---|---|
+//! | `verify` | `verified BYTES 0`: every page was compared |
+//! | `dirty BYTES` | `dirtied PAGES 0`: so many random pages have changed once |
+//! | `rewrite BYTES` | `rewritten PAGES 0`: so many random pages were written with what they held |
+//! | `measure BYTES` | `measured COMPRESSED 0`: size of so many random pages after compression |
+//! | `count` | `counted CHANGES 0`: changes of pages by the dirty rate until now |
+//!
+//! Ends when standard input does; with exit code 1 when a page is wrong.
 
+mod locality;
 mod memory;
 mod processes;
+mod shape;
+mod thread;
 
 use std::{
     io::BufRead as _,
     process::ExitCode,
     sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
-    thread,
+    thread as threads,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use bytesize::ByteSize;
-use clap::Args;
 
-use memory::Part;
+pub(crate) use locality::{Locality, mixed};
 use processes::Children;
+pub(crate) use shape::Shape;
 
 /// Time between signs of life.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Time between turns of a thread that changes memory.
-const TURN: Duration = Duration::from_millis(10);
-
 /// Commands waiting for a thread or a process.
 const QUEUED_COMMANDS: usize = 16;
 
-/// What the program is like.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Shape {
-    /// Memory in all
-    #[arg(long, default_value = "1GiB")]
-    pub(crate) size: ByteSize,
-    /// Memory that changes in a second, in all
-    #[arg(long, default_value = "0B")]
-    pub(crate) dirty_rate: ByteSize,
-    /// Part of the memory, in percent, that changes at all
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
-    pub(crate) hot: u8,
-    /// Part of each page, in percent, that does not compress
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub(crate) entropy: u8,
-    /// Threads of each process that change memory
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) threads: u16,
-    /// Processes
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(crate) processes: u16,
+/// What a thread is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Verify,
+    Count,
+    /// Compress random pages.
+    Measure {
+        bytes: u64,
+    },
+    /// Change random pages; with `same`, write what is there.
+    Dirty {
+        bytes: u64,
+        same: bool,
+    },
 }
 
-impl Shape {
-    /// The command line of such a program.
-    pub(crate) fn command_line(&self, command: &mut tokio::process::Command) -> anyhow::Result<()> {
-        command.arg(std::env::current_exe().context("find this program")?);
-        command.args(self.arguments());
-        Ok(())
-    }
-
-    fn arguments(&self) -> Vec<String> {
-        let bytes = |size: ByteSize| format!("{}B", size.as_u64());
-        let pairs = [
-            ("--size", bytes(self.size)),
-            ("--dirty-rate", bytes(self.dirty_rate)),
-            ("--hot", self.hot.to_string()),
-            ("--entropy", self.entropy.to_string()),
-            ("--threads", self.threads.to_string()),
-            ("--processes", self.processes.to_string()),
-        ];
-        let pairs = pairs
-            .into_iter()
-            .flat_map(|(name, value)| [name.to_owned(), value]);
-        std::iter::once("workload".to_owned())
-            .chain(pairs)
-            .collect()
-    }
-
-    /// The part of one process.
-    fn of_one_process(&self) -> Self {
-        let share = |all: ByteSize| ByteSize(all.as_u64() / u64::from(self.processes));
-        Self {
-            size: share(self.size),
-            dirty_rate: share(self.dirty_rate),
-            processes: 1,
-            ..self.clone()
-        }
-    }
+/// What is answered, of a part or of all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Answer {
+    word: String,
+    figures: [u64; 2],
 }
 
 /// What a thread tells.
 #[derive(Debug)]
 enum Told {
     Ready,
-    Verified(u64),
+    Answer(Answer),
     Wrong(String),
     Command(String),
     Closed,
+}
+
+impl Order {
+    fn parse(line: &str) -> Option<Self> {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let dirty = |same| rest.parse().ok().map(|bytes| Self::Dirty { bytes, same });
+        match word {
+            "verify" => Some(Self::Verify),
+            "count" => Some(Self::Count),
+            "measure" => rest.parse().ok().map(|bytes| Self::Measure { bytes }),
+            "dirty" => dirty(false),
+            "rewrite" => dirty(true),
+            _ => None,
+        }
+    }
+
+    /// The part of one of `parts`.
+    fn shared_by(self, parts: u64) -> Self {
+        match self {
+            Self::Dirty { bytes, same } => Self::Dirty {
+                bytes: bytes / parts,
+                same,
+            },
+            Self::Measure { bytes } => Self::Measure {
+                bytes: bytes / parts,
+            },
+            other => other,
+        }
+    }
+
+    fn line(self) -> String {
+        match self {
+            Self::Verify => "verify".to_owned(),
+            Self::Count => "count".to_owned(),
+            Self::Measure { bytes } => format!("measure {bytes}"),
+            Self::Dirty { bytes, same: false } => format!("dirty {bytes}"),
+            Self::Dirty { bytes, same: true } => format!("rewrite {bytes}"),
+        }
+    }
+}
+
+impl Answer {
+    fn new(word: &str, figures: [u64; 2]) -> Self {
+        Self {
+            word: word.to_owned(),
+            figures,
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let word = words.next()?;
+        let mut figure = || words.next()?.parse().ok();
+        Some(Self::new(word, [figure()?, figure()?]))
+    }
 }
 
 /// Runs until standard input ends.
@@ -108,32 +133,32 @@ pub(crate) fn run(shape: &Shape) -> anyhow::Result<ExitCode> {
     let (report, told) = mpsc::sync_channel(QUEUED_COMMANDS);
     let mut children = Children::start(shape, &report)?;
     let own = shape.of_one_process();
-    let mut threads = Vec::new();
+    let mut workers = Vec::new();
     for index in 0..own.threads {
         let (order, orders) = mpsc::sync_channel(QUEUED_COMMANDS);
         let (shape, report) = (own.clone(), report.clone());
-        thread::Builder::new()
+        threads::Builder::new()
             .name(format!("memory-{index}"))
-            .spawn(move || work(&shape, index, &orders, &report))
+            .spawn(move || thread::work(&shape, index, &orders, &report))
             .context("start a thread")?;
-        threads.push(order);
+        workers.push(order);
     }
-    thread::Builder::new()
+    threads::Builder::new()
         .name("stdin".to_owned())
         .spawn(move || listen(&report))
         .context("start a thread")?;
-    Ok(converse(&told, &threads, &mut children))
+    Ok(converse(&told, &workers, &mut children))
 }
 
 /// Passes commands on and collects the answers.
 #[expect(clippy::print_stdout, reason = "this is the result")]
 fn converse(
     told: &Receiver<Told>,
-    threads: &[SyncSender<()>],
+    workers: &[SyncSender<Order>],
     children: &mut Children,
 ) -> ExitCode {
-    let parts = threads.len() + children.len();
-    let (mut ready, mut verified, mut bytes) = (0, 0, 0);
+    let parts = workers.len() + children.len();
+    let (mut ready, mut answered, mut figures) = (0, 0, [0, 0]);
     let mut ticks: u64 = 0;
     let mut next = Instant::now() + TICK;
     loop {
@@ -151,29 +176,36 @@ fn converse(
                     println!("ready");
                 }
             }
-            Ok(Told::Verified(part)) => {
-                verified += 1;
-                bytes += part;
-                if verified == parts {
-                    println!("verified {bytes}");
-                    (verified, bytes) = (0, 0);
+            Ok(Told::Answer(answer)) => {
+                answered += 1;
+                figures = [0, 1].map(|one| figures[one] + answer.figures[one]);
+                if answered == parts {
+                    println!("{} {} {}", answer.word, figures[0], figures[1]);
+                    (answered, figures) = (0, [0, 0]);
                 }
             }
             Ok(Told::Wrong(what)) => {
                 println!("wrong {what}");
                 return ExitCode::FAILURE;
             }
-            Ok(Told::Command(command)) if command == "verify" => {
-                children.tell("verify");
-                for thread in threads {
-                    if thread.send(()).is_err() {
-                        // It has ended, and told why.
-                        continue;
-                    }
+            Ok(Told::Command(command)) => {
+                if let Some(order) = Order::parse(&command) {
+                    pass_on(order, workers, children);
                 }
             }
-            Ok(Told::Command(_)) => {}
             Ok(Told::Closed) | Err(RecvTimeoutError::Disconnected) => return ExitCode::SUCCESS,
+        }
+    }
+}
+
+fn pass_on(order: Order, workers: &[SyncSender<Order>], children: &mut Children) {
+    let of_process = order.shared_by(children.len() as u64 + 1);
+    children.tell(&of_process.line());
+    for worker in workers {
+        let order = of_process.shared_by(workers.len() as u64);
+        if worker.send(order).is_err() {
+            // It has ended, and told why.
+            continue;
         }
     }
 }
@@ -189,44 +221,31 @@ fn listen(report: &SyncSender<Told>) {
     drop(report.send(Told::Closed));
 }
 
-/// One thread: fills its part of the memory, then changes and verifies it.
-fn work(shape: &Shape, index: u16, orders: &Receiver<()>, report: &SyncSender<Told>) {
-    let threads = u64::from(shape.threads);
-    let mut part = Part::fill(
-        u64::from(index),
-        shape.size.as_u64() / threads,
-        shape.entropy,
-    );
-    let hot = part.pages() * usize::from(shape.hot) / 100;
-    let rate = shape.dirty_rate.as_u64() / threads;
-    let mut told = report.send(Told::Ready);
-    let mut last = Instant::now();
-    let mut owed = 0.0;
-    while told.is_ok() {
-        let turn = if rate == 0 {
-            Duration::from_secs(3600)
-        } else {
-            TURN
-        };
-        match orders.recv_timeout(turn) {
-            Ok(()) => {
-                told = report.send(match part.verify() {
-                    Ok(bytes) => Told::Verified(bytes),
-                    Err(wrong) => Told::Wrong(wrong),
-                });
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {
-                owed += last.elapsed().min(TURN * 4).as_secs_f64() * ByteSize(rate).as_u64() as f64;
-                last = Instant::now();
-                while owed >= memory::PAGE_BYTES as f64 && hot > 0 {
-                    owed -= memory::PAGE_BYTES as f64;
-                    if let Err(wrong) = part.change_one(hot) {
-                        told = report.send(Told::Wrong(wrong));
-                        break;
-                    }
-                }
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_and_answers_are_read_as_they_are_written() {
+        for order in [
+            Order::Verify,
+            Order::Count,
+            Order::Dirty {
+                bytes: 77,
+                same: true,
+            },
+            Order::Dirty {
+                bytes: 1 << 40,
+                same: false,
+            },
+        ] {
+            assert_eq!(Order::parse(&order.line()), Some(order));
         }
+        assert_eq!(Order::parse("dirty much"), None);
+        assert_eq!(
+            Answer::parse("dirtied 3 4"),
+            Some(Answer::new("dirtied", [3, 4]))
+        );
+        assert_eq!(Answer::parse("ready"), None);
     }
 }

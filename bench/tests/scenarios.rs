@@ -83,9 +83,124 @@ fn the_daemon_stays_small_while_a_large_workload_moves() {
 }
 
 #[test]
+fn what_was_written_last_is_read_at_the_freeze_and_nothing_else() {
+    let figures = run(&["freeze", "--sizes", "32MiB,128MiB", "--dirty", "8MiB"]);
+    for size in figures["sizes"].as_array().unwrap() {
+        assert!(size["freeze_ms"].as_u64().unwrap() > 0, "{figures}");
+        let read = size["read_bytes"].as_u64().unwrap();
+        assert!((8 << 20..20 << 20).contains(&read), "{figures}");
+    }
+    assert!(
+        figures["checks"][1]["value"].as_f64().unwrap() > 0.0,
+        "{figures}"
+    );
+}
+
+#[test]
+fn an_evacuation_is_measured_beside_its_peers() {
+    let figures = run(&["evacuate", "--size", "128MiB", "--dirty-rate", "4MiB"]);
+    for contestant in ["lifeboat", "cold", "stock"] {
+        let safe_ms = &figures[contestant][0]["safe_ms"];
+        assert!(safe_ms.as_u64().is_some_and(|ms| ms > 0), "{figures}");
+    }
+    // The memory was in the store already.
+    let read = |contestant: &str| {
+        figures[contestant][0]["details"]["read_bytes"]
+            .as_u64()
+            .unwrap()
+    };
+    assert!(read("cold") > 128 << 20, "{figures}");
+    assert!(read("lifeboat") < 100 << 20, "{figures}");
+}
+
+#[test]
+fn a_delta_is_measured_beside_its_pages_and_a_silent_rewrite_sends_nothing() {
+    let figures = run(&["delta-size", "--size", "64MiB", "--deltas", "4MiB"]);
+    let sent = |one: &Value| one["sent_bytes"].as_u64().unwrap();
+    let delta = &figures["deltas"][0];
+    let compressed = delta["compressed_bytes"].as_u64().unwrap();
+    let nothing = sent(&figures["nothing"]);
+    // Half of each page is noise.
+    assert!((2 << 20..4 << 20).contains(&compressed), "{figures}");
+    assert!(sent(delta) > nothing + (1 << 20), "{figures}");
+    let silent = &figures["silent"];
+    assert!(
+        silent["read_bytes"].as_u64().unwrap() >= 4 << 20,
+        "{figures}"
+    );
+    assert!(sent(silent) < nothing + (1 << 20), "{figures}");
+}
+
+#[test]
+fn an_idle_workload_is_watched() {
+    let figures = run(&["idle-cost", "--size", "64MiB", "--seconds", "1"]);
+    assert!(
+        figures["tracked_bytes"].as_u64().unwrap() >= 64 << 20,
+        "{figures}"
+    );
+    assert!(
+        figures["memory_bytes"].as_u64().unwrap() > 1 << 20,
+        "{figures}"
+    );
+    assert!(
+        figures["processor_percent"].as_f64().unwrap() < 100.0,
+        "{figures}"
+    );
+}
+
+#[test]
+fn the_pipeline_captures_what_the_plain_loop_reads() {
+    let figures = run(&["capture", "--size", "64MiB", "--rounds", "1"]);
+    assert!(figures["bytes"].as_u64().unwrap() >= 64 << 20, "{figures}");
+    assert!(figures["share"].as_f64().unwrap() > 0.0, "{figures}");
+}
+
+#[test]
+fn redis_and_a_writer_work_with_pre_copy_and_without() {
+    let figures = run(&["cost", "--size", "16MiB", "--seconds", "1"]);
+    for side in ["with", "without"] {
+        for mix in ["skewed", "uniform"] {
+            let rate = &figures[mix][side][0];
+            assert!(rate["per_second"].as_u64().unwrap() > 0, "{figures}");
+            assert!(
+                rate["p99_us"].as_u64() >= rate["p50_us"].as_u64(),
+                "{figures}"
+            );
+        }
+        assert!(
+            figures["writes"][side][0].as_u64().unwrap() > 0,
+            "{figures}"
+        );
+    }
+}
+
+#[test]
+fn redis_comes_back_both_ways_and_the_results_become_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let (lines, page) = (folder.path().join("lines"), folder.path().join("page.html"));
+    let out = lines.to_str().unwrap();
+    let figures = run(&["restore", "--sizes", "16MiB", "--out", out]);
+    for contestant in ["lifeboat_ms", "stock_ms"] {
+        assert!(
+            figures["sizes"][0][contestant][0].as_u64().unwrap() > 0,
+            "{figures}"
+        );
+    }
+    let written = Command::new(env!("CARGO_BIN_EXE_lifeboat-bench"))
+        .args(["report", out, "--out", page.to_str().unwrap()])
+        .status();
+    assert!(written.unwrap().success());
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(
+        page.contains("<h2>restore</h2>") && page.contains("<rect"),
+        "{page}"
+    );
+}
+
+#[test]
 fn the_move_and_its_counterpart_can_both_be_measured() {
     let shape = ["--size", "64MiB", "--dirty-rate", "1MiB", "--rounds", "1"];
-    for scenario in ["evacuate", "restore"] {
+    for scenario in ["leave", "come"] {
         let figures = run(&[&[scenario][..], &shape].concat());
         for contestant in ["lifeboat", "stock"] {
             let moved = &figures[contestant][0];

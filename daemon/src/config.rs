@@ -132,6 +132,9 @@ pub struct Save {
     /// Whether an evacuation is read back from the store and compared with the frozen memory before
     /// it is committed. Takes long; for tests, and for whoever wants to know.
     pub audit: bool,
+    /// Whether what is written since the last look is sent before the freeze, while the program still
+    /// runs. Off only for measurements: the freeze reads all of it then.
+    pub hurry: bool,
     /// Longest time CRIU may take to describe a process tree.
     #[serde(with = "humantime_serde")]
     pub describe_timeout: Duration,
@@ -181,6 +184,7 @@ impl Default for Save {
             uploads: 6,
             effort: Effort::Balanced,
             audit: false,
+            hurry: true,
             describe_timeout: Duration::from_secs(120),
         }
     }

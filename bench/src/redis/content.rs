@@ -12,7 +12,7 @@ pub(super) fn values_of(size: u64) -> u64 {
 }
 
 /// Key of a value that nobody changes.
-pub(super) fn data_key(number: u64) -> Vec<u8> {
+pub(crate) fn data_key(number: u64) -> Vec<u8> {
     format!("data:{number:08}").into_bytes()
 }
 

@@ -13,7 +13,7 @@ use super::{
 const PIPELINED: u64 = 32;
 
 /// Puts the data there.
-pub(super) async fn fill(address: SocketAddr, size: u64) -> anyhow::Result<()> {
+pub(crate) async fn fill(address: SocketAddr, size: u64) -> anyhow::Result<()> {
     let mut connection = Connection::open(address)
         .await
         .context("connect to redis")?;

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{
     Bench, Setting,
-    node::Node,
-    report::{self, Table, seconds, size},
+    node::{Node, Orders},
+    report::{Outcome, Table, seconds, size},
 };
 use crate::workload::Shape;
 
@@ -49,9 +49,14 @@ struct Figures {
 impl DaemonMemory {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let bench = Bench::new(&self.setting)?;
+        // All of it is read at once, by a daemon that has copied nothing before.
+        let orders = Orders {
+            precopy: false,
+            ..Orders::default()
+        };
         let (a, b) = (
-            Node::start(&bench, "a").await?,
-            Node::start(&bench, "b").await?,
+            Node::start(&bench, "a", orders).await?,
+            Node::start(&bench, "b", Orders::default()).await?,
         );
         let idle_bytes = a.peak_memory()?;
         let mut workload = a.run(NAME, &self.shape)?;
@@ -81,7 +86,7 @@ impl DaemonMemory {
             ok: evacuate_peak_bytes < limit_bytes && restore_peak_bytes < limit_bytes,
             evacuation,
         };
-        figures.print()?;
+        figures.print(&bench)?;
         Ok(if figures.ok {
             ExitCode::SUCCESS
         } else {
@@ -91,7 +96,7 @@ impl DaemonMemory {
 }
 
 impl Figures {
-    fn print(&self) -> anyhow::Result<()> {
+    fn print(&self, bench: &Bench) -> anyhow::Result<()> {
         let mut table = Table::new(&["memory of the daemon", "peak", "limit", "time"]);
         let time = self.evacuation["total_ms"].as_u64().unwrap_or(0);
         let limit = size(self.limit_bytes);
@@ -115,6 +120,12 @@ impl Figures {
             limit,
             String::new(),
         ]);
-        report::print(&table, self)
+        bench.print(Outcome {
+            scenario: NAME,
+            table,
+            figures: serde_json::to_value(self)?,
+            checks: Vec::new(),
+            plots: Vec::new(),
+        })
     }
 }

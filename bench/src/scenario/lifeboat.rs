@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::{Bench, moves::Move, node::Node};
+use super::{
+    Bench,
+    moves::Move,
+    node::{Node, Orders},
+};
 use crate::workload::Shape;
 
 /// How long a step may take.
@@ -12,8 +16,8 @@ const LIMIT: Duration = Duration::from_secs(1800);
 
 pub(super) async fn go(bench: &Bench, shape: &Shape, round: u16) -> anyhow::Result<Move> {
     let name = format!("moves-{}-{round}", std::process::id());
-    let a = Node::start(bench, &format!("a{round}")).await?;
-    let b = Node::start(bench, &format!("b{round}")).await?;
+    let a = Node::start(bench, &format!("a{round}"), Orders::default()).await?;
+    let b = Node::start(bench, &format!("b{round}"), Orders::default()).await?;
     let mut before = a.run(&name, shape)?;
     before.wait_for("ready", LIMIT).await?;
     let result = a.evacuate(&name).await?;

@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use super::{
     Bench, Setting, lifeboat,
-    report::{self, Table, median, seconds, size},
+    report::{Outcome, Table, median, seconds, size},
     stock,
 };
 use crate::workload::Shape;
 
-/// The scenarios `evacuate` and `restore`.
+/// The scenarios `leave` and `come`.
 #[derive(Debug, Args)]
 pub(crate) struct Moves {
     #[command(flatten)]
@@ -49,6 +49,9 @@ pub(super) struct Move {
     pub alive_ms: u64,
     /// From the call until it has looked at all of its memory.
     pub verified_ms: u64,
+    /// What the contestant itself says of it.
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    pub details: serde_json::Value,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,14 +93,14 @@ impl Moves {
         type Figure = (&'static str, fn(&Move) -> u64);
         let (scenario, times): (_, &[Figure]) = match direction {
             Direction::Leave => (
-                "evacuate",
+                "leave",
                 &[
                     ("frozen until all is read", |one| one.freeze_ms),
                     ("until it is safe", |one| one.safe_ms),
                 ],
             ),
             Direction::Come => (
-                "restore",
+                "come",
                 &[
                     ("until it runs", |one| one.alive_ms),
                     ("until it has used all its memory", |one| one.verified_ms),
@@ -131,6 +134,12 @@ impl Moves {
             stock: theirs,
             ratios,
         };
-        report::print(&table, &figures)
+        bench.print(Outcome {
+            scenario,
+            table,
+            figures: serde_json::to_value(&figures)?,
+            checks: Vec::new(),
+            plots: Vec::new(),
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! A node: a daemon with its own state and socket.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::PathBuf,
     process::Stdio,
@@ -24,6 +25,49 @@ const SAVE_LIMIT: Duration = Duration::from_secs(1800);
 /// Time between looks at something that tells nobody when it is there.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
+/// What a daemon is told, besides where things are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Orders {
+    /// Whether memory is copied ahead of time.
+    pub precopy: bool,
+    /// Share of a processor for it.
+    pub cpu_share: f64,
+    /// Seconds between looks at what was written, if that is not to follow from the cost.
+    pub look_every_s: Option<u32>,
+    /// Whether what is pending may be sent before the freeze.
+    pub hurry: bool,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self {
+            precopy: true,
+            cpu_share: 0.5,
+            look_every_s: None,
+            hurry: true,
+        }
+    }
+}
+
+impl Orders {
+    /// As a configuration file.
+    fn toml(self) -> String {
+        let Self {
+            precopy, cpu_share, ..
+        } = self;
+        let mut text = format!("[precopy]\nenabled = {precopy}\ncpu_share = {cpu_share:?}\n");
+        if let Some(seconds) = self.look_every_s {
+            text.push_str(&format!(
+                "shortest = \"{seconds}s\"\nlongest = \"{seconds}s\"\n"
+            ));
+        }
+        if !self.hurry {
+            text.push_str("[save]\nhurry = false\n");
+        }
+        text
+    }
+}
+
 /// A running daemon.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -35,13 +79,17 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) async fn start(bench: &Bench, name: &str) -> anyhow::Result<Self> {
+    pub(super) async fn start(bench: &Bench, name: &str, orders: Orders) -> anyhow::Result<Self> {
         let folder = bench.path().join(name);
         fs::create_dir_all(&folder).context("make the node's folder")?;
+        let config = folder.join("lifeboatd.toml");
+        fs::write(&config, orders.toml()).context("write the daemon's configuration")?;
         let (socket, log) = (folder.join("lb.sock"), folder.join("daemon.log"));
         let said = folder.join("holds.log");
         let daemon = Command::new(bench.program("lifeboatd"))
             .args(["--node", name, "--store", &bench.store, "--log-json"])
+            .arg("--config")
+            .arg(&config)
             .arg("--socket")
             .arg(&socket)
             .arg("--state-dir")
@@ -70,18 +118,28 @@ impl Node {
         Ok(node)
     }
 
-    fn pid(&self) -> anyhow::Result<Pid> {
+    pub(super) fn pid(&self) -> anyhow::Result<Pid> {
         let pid = self.daemon.id().and_then(|id| i32::try_from(id).ok());
         pid.and_then(Pid::from_raw).context("the daemon has ended")
     }
 
-    /// The most memory that the daemon ever had, in bytes (`VmHWM` of proc(5)).
+    /// The most memory that the daemon ever had, in bytes.
     pub(super) fn peak_memory(&self) -> anyhow::Result<u64> {
+        self.memory_figure("VmHWM:")
+    }
+
+    /// The memory that the daemon has, in bytes.
+    pub(super) fn memory(&self) -> anyhow::Result<u64> {
+        self.memory_figure("VmRSS:")
+    }
+
+    /// A figure of `/proc/PID/status` (proc(5)).
+    fn memory_figure(&self, name: &str) -> anyhow::Result<u64> {
         let path = format!("/proc/{}/status", self.pid()?.as_raw_nonzero());
         let status = fs::read_to_string(path).context("look at the daemon")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        Ok(kib.context("the kernel tells no VmHWM")? * 1024)
+        Ok(kib.with_context(|| format!("the kernel tells no {name}"))? * 1024)
     }
 
     /// The last lines of its log.
@@ -109,10 +167,22 @@ impl Node {
 
     /// `lifeboat run` of a workload of this shape.
     pub(super) fn run(&self, name: &str, shape: &Shape) -> anyhow::Result<Program> {
+        let mut program = Command::new("");
+        shape.command_line(&mut program)?;
+        let arguments: Vec<_> = program.as_std().get_args().map(OsStr::to_owned).collect();
+        self.run_program(name, &arguments)
+    }
+
+    /// `lifeboat run` of a command line.
+    pub(super) fn run_program<A: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        arguments: &[A],
+    ) -> anyhow::Result<Program> {
         let mut command = Command::new(&self.client);
         command.arg("--socket").arg(&self.socket);
         command.args(["run", "--require-daemon", "--workload", name, "--"]);
-        shape.command_line(&mut command)?;
+        command.args(arguments);
         // What a hold says to people; it would stand between the lines of the table.
         let said = fs::File::options()
             .create(true)
@@ -142,20 +212,50 @@ impl Node {
     ) -> anyhow::Result<Instant> {
         let end = Instant::now() + limit;
         loop {
-            let (_, output) = self.call(&["--output", "json", "list"]).await?;
-            let list: Value = serde_json::from_slice(&output).unwrap_or_default();
-            let found = list
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|one| one["name"] == name);
-            if found.is_some_and(|one| one["state"] == state) {
+            let found = self.workload(name).await?;
+            if found["state"] == state {
                 return Ok(Instant::now());
             }
             if Instant::now() > end {
-                bail!("{name} is not {state}: {list}\n{}", self.tail());
+                bail!("{name} is not {state}: {found}\n{}", self.tail());
             }
             tokio::time::sleep(LOOK_INTERVAL * 10).await;
+        }
+    }
+
+    /// A workload as the client lists it; `null` if it does not.
+    pub(super) async fn workload(&self, name: &str) -> anyhow::Result<Value> {
+        let (_, output) = self.call(&["--output", "json", "list"]).await?;
+        let list: Value = serde_json::from_slice(&output).unwrap_or_default();
+        let mut all = list.as_array().into_iter().flatten();
+        Ok(all
+            .find(|one| one["name"] == name)
+            .cloned()
+            .unwrap_or_default())
+    }
+
+    /// Waits until no more than `bytes` of a workload are not in the store.
+    pub(super) async fn wait_until_saved(
+        &self,
+        name: &str,
+        bytes: u64,
+        limit: Duration,
+    ) -> anyhow::Result<Value> {
+        let end = Instant::now() + limit;
+        loop {
+            let found = self.workload(name).await?;
+            let is_running = found["state"] == "running";
+            if is_running
+                && found["unsaved_bytes"]
+                    .as_u64()
+                    .is_some_and(|left| left <= bytes)
+            {
+                return Ok(found);
+            }
+            if Instant::now() > end {
+                bail!("{name} is not saved: {found}\n{}", self.tail());
+            }
+            tokio::time::sleep(LOOK_INTERVAL * 20).await;
         }
     }
 

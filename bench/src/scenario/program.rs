@@ -54,10 +54,33 @@ impl Program {
         start: &str,
         limit: Duration,
     ) -> anyhow::Result<Instant> {
+        self.line(start, limit).await.map(|(at, _)| at)
+    }
+
+    /// Tells the program something, and waits for its answer: two figures after `word`.
+    pub(super) async fn ask(
+        &mut self,
+        line: &str,
+        word: &str,
+        limit: Duration,
+    ) -> anyhow::Result<[u64; 2]> {
+        self.tell(line).await?;
+        let (_, answer) = self.line(word, limit).await?;
+        let mut figures = answer.split(' ').skip(1).map(str::parse);
+        let mut figure = || {
+            figures
+                .next()
+                .context("the answer is too short")?
+                .context("read it")
+        };
+        Ok([figure()?, figure()?])
+    }
+
+    async fn line(&mut self, start: &str, limit: Duration) -> anyhow::Result<(Instant, String)> {
         let find = async {
             while let Some(line) = self.lines.next_line().await? {
                 if line.starts_with(start) {
-                    return Ok(Instant::now());
+                    return Ok((Instant::now(), line));
                 }
                 if line.starts_with("wrong") {
                     bail!("the workload says: {line}");

@@ -25,18 +25,18 @@ use crate::workload::Shape;
 const TMPFS: &str = "/dev/shm";
 
 /// How long a step may take.
-const LIMIT: Duration = Duration::from_secs(1800);
+pub(super) const LIMIT: Duration = Duration::from_secs(1800);
 
 /// A program that CRIU can take away: files instead of pipes, a session of its own.
-struct Target {
-    pid: Pid,
+pub(super) struct Target {
+    pub(super) pid: Pid,
     folder: PathBuf,
     control: File,
     seen: usize,
 }
 
 impl Target {
-    async fn start(folder: &Path, shape: &Shape) -> anyhow::Result<(Self, Child)> {
+    pub(super) async fn start(folder: &Path, shape: &Shape) -> anyhow::Result<(Self, Child)> {
         let fifo = folder.join("control");
         rustix::fs::mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).context("make a fifo")?;
         // Open for writing too, so that neither side ever sees its end.
@@ -108,7 +108,7 @@ pub(super) async fn go(bench: &Bench, shape: &Shape, round: u16) -> anyhow::Resu
 
     let began = Instant::now();
     let images = images_folder()?;
-    dump(&criu, &target, images.path()).await?;
+    dump(&criu, target.pid, images.path(), &[]).await?;
     one.freeze_ms = millis(began.elapsed());
     let (parts, sent) = pack(&transfer, images.path()).await?;
     one.safe_ms = millis(began.elapsed());
@@ -135,14 +135,42 @@ pub(super) async fn go(bench: &Bench, shape: &Shape, round: u16) -> anyhow::Resu
     Ok(one)
 }
 
-fn images_folder() -> anyhow::Result<TempDir> {
+/// Only the way to the store.
+pub(super) async fn leave(bench: &Bench, shape: &Shape, name: &str) -> anyhow::Result<Move> {
+    let folder = bench.path().join(name);
+    std::fs::create_dir(&folder).context("make a folder")?;
+    let (target, child) = Target::start(&folder, shape).await?;
+    let transfer = Transfer::open(&bench.store, name.to_owned()).await?;
+    let criu = bench.setting.criu.join("bin/criu");
+    let began = Instant::now();
+    let images = images_folder()?;
+    dump(&criu, target.pid, images.path(), &[]).await?;
+    let freeze_ms = millis(began.elapsed());
+    let (parts, uploaded_bytes) = pack(&transfer, images.path()).await?;
+    let safe_ms = millis(began.elapsed());
+    reap(child).await?;
+    transfer.delete(parts).await?;
+    Ok(Move {
+        freeze_ms,
+        safe_ms,
+        uploaded_bytes,
+        ..Move::default()
+    })
+}
+
+pub(super) fn images_folder() -> anyhow::Result<TempDir> {
     let made = tempfile::Builder::new()
         .prefix("lifeboat-bench-")
         .tempdir_in(TMPFS);
     made.context("make a folder in memory")
 }
 
-async fn dump(criu: &Path, target: &Target, images: &Path) -> anyhow::Result<()> {
+pub(super) async fn dump(
+    criu: &Path,
+    pid: Pid,
+    images: &Path,
+    more: &[&str],
+) -> anyhow::Result<()> {
     let mut command = Command::new(criu);
     command.args([
         "dump",
@@ -150,12 +178,12 @@ async fn dump(criu: &Path, target: &Target, images: &Path) -> anyhow::Result<()>
         "-o",
         "log",
         "-t",
-        &target.pid.as_raw_nonzero().to_string(),
+        &pid.as_raw_nonzero().to_string(),
     ]);
-    run(command.arg("-D").arg(images), images).await
+    run(command.args(more).arg("-D").arg(images), images).await
 }
 
-async fn restore(criu: &Path, images: &Path) -> anyhow::Result<()> {
+pub(super) async fn restore(criu: &Path, images: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(criu);
     command.args(["restore", "-v1", "-o", "log", "--restore-detached"]);
     run(command.arg("-D").arg(images), images).await
@@ -174,7 +202,7 @@ async fn run(command: &mut Command, images: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn pack(transfer: &Transfer, images: &Path) -> anyhow::Result<(usize, u64)> {
+pub(super) async fn pack(transfer: &Transfer, images: &Path) -> anyhow::Result<(usize, u64)> {
     let script = "tar -c -C \"$1\" . | zstd -q -1 -T0";
     let mut child = shell(script, images)
         .stdout(Stdio::piped())
@@ -186,7 +214,7 @@ async fn pack(transfer: &Transfer, images: &Path) -> anyhow::Result<(usize, u64)
     Ok(sent)
 }
 
-async fn unpack(transfer: &Transfer, parts: usize, images: &Path) -> anyhow::Result<()> {
+pub(super) async fn unpack(transfer: &Transfer, parts: usize, images: &Path) -> anyhow::Result<()> {
     let script = "zstd -q -d | tar -x -C \"$1\"";
     let mut child = shell(script, images)
         .stdin(Stdio::piped())
@@ -208,7 +236,7 @@ fn shell(script: &str, argument: impl AsRef<OsStr>) -> Command {
 }
 
 /// The process that CRIU has killed must be gone before its PID can be taken again.
-async fn reap(mut child: Child) -> anyhow::Result<()> {
+pub(super) async fn reap(mut child: Child) -> anyhow::Result<()> {
     let status = tokio::time::timeout(LIMIT, child.wait()).await??;
     anyhow::ensure!(
         status.signal() == Some(9),

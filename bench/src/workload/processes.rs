@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Shape, Told};
+use super::{Answer, Shape, Told};
 
 /// Child processes; they end with this one, since their standard input does.
 #[derive(Debug, Default)]
@@ -42,10 +42,10 @@ impl Children {
                         let told = match line.as_deref().unwrap_or("wrong: unreadable") {
                             "ready" => Told::Ready,
                             line if line.starts_with("tick") => continue,
-                            line => match line.strip_prefix("verified ").map(str::parse) {
-                                Some(Ok(bytes)) => Told::Verified(bytes),
-                                _ => Told::Wrong(format!("a child says: {line}")),
-                            },
+                            line => Answer::parse(line).map_or_else(
+                                || Told::Wrong(format!("a child says: {line}")),
+                                Told::Answer,
+                            ),
                         };
                         if report.send(told).is_err() {
                             return;

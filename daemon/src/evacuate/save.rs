@@ -243,7 +243,7 @@ impl Save<'_> {
         }
         let mut books = self.workload.place.take().await;
         let ahead = books.ahead().filter(|_| loading.is_none()).cloned();
-        if let Some(ahead) = &ahead {
+        if let Some(ahead) = ahead.as_ref().filter(|_| self.context.config.save.hurry) {
             let hurry = precopy::hurry(self.context, ahead, tree.pid, self.deadline);
             self.guard(hurry).await?.map_err(SaveError::Ahead)?;
             self.report.mark("hurry");

@@ -42,6 +42,7 @@ pub mod gcs;
 mod http_fault;
 mod key;
 pub mod memory;
+pub mod null;
 mod open;
 pub mod probe;
 pub mod retry;

@@ -10,6 +10,7 @@ use crate::{
     file::File,
     gcs::{self, Gcs},
     memory::Memory,
+    null::{self, Null},
     retry::Retrying,
     s3::{AccessKey, S3, Settings},
 };
@@ -23,12 +24,15 @@ pub struct Options {
     pub gcs_token: Option<String>,
     /// Whether URLs with a plan of faults are accepted; else only by [`faulty::ALLOW_VARIABLE`].
     pub allow_faults: bool,
+    /// Whether a store that discards packs is accepted; else only by [`null::ALLOW_VARIABLE`].
+    pub allow_null: bool,
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("allow_faults", &self.allow_faults)
+            .field("allow_null", &self.allow_null)
             .finish_non_exhaustive()
     }
 }
@@ -66,6 +70,12 @@ pub enum OpenError {
         faulty::ALLOW_VARIABLE
     )]
     FaultsNotAllowed,
+    /// A store that discards packs where that is not allowed.
+    #[error(
+        "a null store discards what it is given: only for measurements, where the environment has {}=1",
+        null::ALLOW_VARIABLE
+    )]
+    NullNotAllowed,
     /// A plan of faults that is not understood.
     #[error("the plan of faults in the store's URL is wrong")]
     Plan(#[source] PlanError),
@@ -91,6 +101,7 @@ pub enum OpenError {
 ///   `http://HOST:PORT` for an emulator;
 /// - `file:///FOLDER`: made if it does not exist;
 /// - `memory:NAME`: in this process, for tests;
+/// - `null:NAME`: discards packs, for measurements where that is allowed;
 /// - `faulty+URL` with the parameter `plan`: one of these that fails as told, for tests.
 ///
 /// # Errors
@@ -129,6 +140,11 @@ async fn open_once(url: &Url, options: &Options) -> Result<Arc<dyn Store>, OpenE
             no_parameters(url)?;
             Ok(Arc::new(Memory::named(url.path())))
         }
+        "null" if !may_discard(options) => Err(OpenError::NullNotAllowed),
+        "null" => {
+            no_parameters(url)?;
+            Ok(Arc::new(Null::default()))
+        }
         scheme => Err(bad(
             url.as_str(),
             &format!("{scheme}: is not a kind of store"),
@@ -147,6 +163,10 @@ fn parse(url: &str) -> Result<Url, OpenError> {
 
 fn may_fail(options: &Options) -> bool {
     options.allow_faults || std::env::var(faulty::ALLOW_VARIABLE).is_ok_and(|value| value == "1")
+}
+
+fn may_discard(options: &Options) -> bool {
+    options.allow_null || std::env::var(null::ALLOW_VARIABLE).is_ok_and(|value| value == "1")
 }
 
 /// Takes the parameter `plan` out of the URL.

@@ -17,6 +17,7 @@
 //! | [`namespace`] | namespaces, numbers in them, process trees | 5.6 |
 //! | [`kcmp`] | whether two processes share memory | 3.5 |
 //! | [`maps`] | mappings and their flags | any |
+//! | [`shared`] | anonymous shared memory of this process | any |
 //! | [`vm`] | memory of another process | any |
 //! | [`shmem`] | objects of shared memory | 3.17 |
 //! | [`pagemap`] | which pages hold something, which were written | 6.7 |
@@ -43,6 +44,7 @@ pub mod peer;
 pub mod pidfd;
 pub mod probe;
 pub mod remote;
+pub mod shared;
 pub mod shmem;
 pub mod spawn;
 pub mod tracer;
