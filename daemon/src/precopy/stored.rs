@@ -240,8 +240,8 @@ mod tests {
             all.displace(Displaced { frame, pages: 50 });
         }
         let emptied = all.to_empty(Instant::now());
-        assert!(emptied.contains(&(4 * 64)) && emptied.contains(&(7 * 64 - 1)));
-        assert!(!emptied.contains(&(2 * 64)));
+        // 71.5 MiB of 128 MiB are alive; without the fifth pack it is enough.
+        assert_eq!(emptied, (4 * 64..5 * 64).collect());
     }
 
     #[test]

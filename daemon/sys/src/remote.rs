@@ -164,9 +164,8 @@ fn close_in_children(process: &Pidfd, there: u64, deadline: Instant) {
         .into_iter()
         .filter(|tid| may_be_forking(process, *tid))
     {
-        Tracer::seize(process, tid)
-            .and_then(|tracer| tracer.stop(settled))
-            .ok();
+        let stop = || Tracer::seize(process, tid).and_then(|tracer| tracer.stop(settled).map(drop));
+        apart(stop).ok();
     }
     for child in namespace::process_tree(process)
         .unwrap_or_default()
@@ -213,23 +212,42 @@ fn may_be_forking(process: &Pidfd, tid: Pid) -> bool {
     current.is_none_or(|number| FORKS.contains(&number))
 }
 
+/// Does something with one traced thread on a thread of its own, whose end releases it.
+///
+/// A traced thread that another one kills by exec(2) stays a zombie until its tracer collects it or
+/// ends, and the exec does not go on before, while it makes everybody wait who wants to trace
+/// another thread of the process. So no thread is seized while one that did not stop is still
+/// traced by the same thread of ours: neither would ever go on.
+fn apart<T: Send>(trace: impl FnOnce() -> Result<T, TraceError> + Send) -> Result<T, TraceError> {
+    thread::scope(|scope| {
+        let traced = scope.spawn(trace).join();
+        traced.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Stops one thread after the other until one can be, and has it do `work`.
-fn with_stopped_thread<T>(
+fn with_stopped_thread<T: Send>(
     process: &Pidfd,
     deadline: Instant,
-    work: impl FnOnce(&mut Stopped<'_>) -> Result<T, InjectError>,
+    work: impl FnOnce(&mut Stopped<'_>) -> Result<T, InjectError> + Send,
 ) -> Result<T, InjectError> {
     let pid = number(process);
     let mut threads = threads_of(process);
     threads.truncate(THREADS_TRIED_MAX);
     // Also what remains when every thread was gone: a process that is ending.
     let mut last = InjectError::Gone { pid };
+    let mut work = Some(work);
     for (index, tid) in threads.iter().enumerate() {
         let now = Instant::now();
         let tries = u32::try_from(threads.len() - index).unwrap_or(1);
         let share = deadline.saturating_duration_since(now) / tries;
-        match Tracer::seize(process, *tid).and_then(|tracer| tracer.stop(now + share)) {
-            Ok(mut stopped) => return work(&mut stopped),
+        let attempt = || {
+            let mut stopped = Tracer::seize(process, *tid)?.stop(now + share)?;
+            let work = work.take().expect("only the last attempt stops a thread");
+            Ok(work(&mut stopped))
+        };
+        match apart(attempt) {
+            Ok(done) => return done,
             Err(TraceError::Gone { .. }) => {}
             Err(TraceError::Deadline { .. }) => last = InjectError::Deadline { pid },
             Err(source) if source.concerns_this_thread_only() => {
