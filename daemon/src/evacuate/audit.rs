@@ -145,10 +145,7 @@ impl<'a> Part<'a> {
             whose: Whose::Object(object.id),
             present: &object.present,
             read: &object.read,
-            source: Source::Object {
-                id: object.id,
-                object: Arc::clone(&object.object),
-            },
+            source: Source::of_object(&object.object),
         }
     }
 }

@@ -238,7 +238,8 @@ impl Description {
         }
         let known = state.known_objects.as_ref();
         let number = state.objects.len();
-        let found = known.map(|known| known.find(key, number)).transpose()?;
+        let found = known.map(|known| known.find(key, number, self.ahead.as_ref()));
+        let found = found.transpose()?;
         let Some(object) = found.flatten() else {
             return Ok(None);
         };

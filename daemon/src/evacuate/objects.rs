@@ -16,7 +16,7 @@ use lifeboat_track::SpaceId;
 use super::memory::{self, CaptureError};
 use crate::{
     observe::chain,
-    pipeline::{Intake, Memory, Source},
+    pipeline::{Intake, Memory, Source, criu_id},
     precopy::{self, SharedAhead},
 };
 
@@ -41,8 +41,6 @@ pub struct Object {
     pub read: Vec<PageRun>,
     /// Its books, in which the rest is.
     pub books: Option<SpaceId>,
-    /// Whether what is read is compared with what is stored.
-    compare: bool,
     /// The object.
     pub(super) object: Arc<SharedObject>,
 }
@@ -87,6 +85,7 @@ impl Known {
         &self,
         key: ObjectKey,
         number: usize,
+        ahead: Option<&SharedAhead>,
     ) -> Result<Option<Object>, CaptureError> {
         let Some(object) = self.0.get(&key) else {
             return Ok(None);
@@ -96,14 +95,12 @@ impl Known {
             return Ok(None);
         }
         Ok(Some(Object {
-            // CRIU cuts it in the same way.
-            id: key.inode & u64::from(u32::MAX),
+            id: criu_id(key),
             index: FIRST_INDEX + number,
             pages,
             read: present.clone(),
             present,
-            books: None,
-            compare: false,
+            books: ahead.and_then(|ahead| precopy::lock(ahead).object(key)),
             object: Arc::clone(object),
         }))
     }
@@ -121,14 +118,12 @@ pub(super) async fn feed(
 ) -> Result<(), CaptureError> {
     let memory = Memory {
         space: object.index,
-        source: &Source::Object {
-            id: object.id,
-            object: Arc::clone(&object.object),
-        },
+        source: &Source::of_object(&object.object),
         runs: &object.read,
         may_vanish: false,
     };
-    let books = ahead.as_ref().zip(object.books).filter(|_| object.compare);
+    // All of it, and only what differs is stored: nothing tells what was written.
+    let books = ahead.as_ref().zip(object.books);
     let known = books.map(|(ahead, id)| move |page| precopy::lock(ahead).hash(id, page));
     memory
         .feed(&intake, known)

@@ -46,6 +46,7 @@ mod upload;
 
 pub use feed::Memory;
 pub use source::Source;
+pub(crate) use source::criu_id;
 
 /// Jobs waiting to be read and encoded. A memory job is a list of runs, no data; a stream job holds
 /// at most one frame's content.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use lifeboat_format::owner::FrameOwner;
 use lifeboat_proto::units::PageRun;
-use lifeboat_sys::{shmem::SharedObject, vm::RemoteMemory};
+use lifeboat_sys::{
+    shmem::{ObjectKey, SharedObject},
+    vm::RemoteMemory,
+};
 
 use super::PipelineError;
 
@@ -28,6 +31,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// An object of shared memory.
+    pub(crate) fn of_object(object: &Arc<SharedObject>) -> Self {
+        Self::Object {
+            id: criu_id(object.key()),
+            object: Arc::clone(object),
+        }
+    }
+
     /// Reads `runs` into `buffer`, which has their size.
     ///
     /// # Errors
@@ -50,4 +61,10 @@ impl Source {
             Self::Object { id, .. } => FrameOwner::SharedMemory { id: *id, runs },
         }
     }
+}
+
+/// CRIU's identifier of an object: its image files are named after it.
+pub(crate) fn criu_id(key: ObjectKey) -> u64 {
+    // As CRIU cuts it.
+    key.inode & u64::from(u32::MAX)
 }

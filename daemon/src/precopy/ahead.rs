@@ -13,7 +13,7 @@ use lifeboat_proto::{
 use lifeboat_sys::pidfd::Pidfd;
 use lifeboat_track::{ContentHash, Cost, Mode, Options, SpaceId, TreeError, TreeTracker};
 
-use super::{freeze::Lasts, saved::Saved, stored::Stored};
+use super::{freeze::Lasts, objects::SharedBooks, saved::Saved, stored::Stored};
 use crate::pipeline::{Captured, LeftOut};
 
 /// Most pages of a workload whose content is known by a hash, so that a rewrite with the same
@@ -45,7 +45,9 @@ pub enum AheadError {
 #[derive(Debug)]
 pub struct Ahead {
     tracker: TreeTracker,
+    /// Address spaces, and objects of shared memory.
     pub(super) spaces: BTreeMap<SpaceId, Saved>,
+    pub(super) shared: SharedBooks,
     pub(super) stored: Stored,
     /// Packs that were forgotten and that nothing names: to be deleted from the store.
     pub(super) dead: Vec<PackId>,
@@ -117,6 +119,7 @@ impl Ahead {
         Self {
             tracker: TreeTracker::new(root, Options::default()),
             spaces: BTreeMap::new(),
+            shared: SharedBooks::default(),
             stored: Stored::default(),
             dead: Vec::new(),
             lasts: None,
@@ -147,10 +150,9 @@ impl Ahead {
 
     /// How each process is tracked, and why not better.
     pub fn modes(&self) -> impl Iterator<Item = (u32, Mode, Option<&str>)> + '_ {
-        self.spaces.values().map(|one| {
-            let pid = one.pid.as_raw_nonzero().get().unsigned_abs();
-            (pid, one.mode, one.why.as_deref())
-        })
+        self.spaces
+            .values()
+            .filter_map(|one| Some((one.pid()?, one.mode, one.why.as_deref())))
     }
 
     /// Where the next packs say that they come from.
@@ -195,6 +197,8 @@ impl Ahead {
         figures.round_took = round.took;
         figures.is_partial = round.spaces.iter().any(|one| one.round.is_partial);
         figures.is_known |= !figures.is_partial;
+        let pids: Vec<_> = round.spaces.iter().map(|one| one.pid).collect();
+        self.look_at_objects(&pids);
         self.hashed_pages = self.spaces.values().map(Saved::hashed_pages).sum();
         Ok(())
     }

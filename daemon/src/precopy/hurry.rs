@@ -41,10 +41,11 @@ pub async fn hurry(
     let is_late = |needed: Duration| end.is_some_and(|end| Instant::now() + needed > end);
     let mut before = u64::MAX;
     lock(ahead).cool();
+    lock(ahead).check_objects();
     for _ in 0..ROUNDS_MAX {
         look(ahead).await?;
         let figures = lock(ahead).figures();
-        let pending = figures.pending_bytes;
+        let pending = figures.pending_bytes + lock(ahead).unchecked_bytes();
         tracing::debug!(
             pending,
             left = figures.left_bytes,
@@ -56,7 +57,7 @@ pub async fn hurry(
             break;
         }
         before = pending;
-        if is_late(needed(pending, figures.rate)) {
+        if is_late(needed(figures.pending_bytes, figures.rate)) {
             break;
         }
         let options = Options {

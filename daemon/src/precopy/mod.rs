@@ -18,6 +18,7 @@ mod batch;
 mod follow;
 mod freeze;
 mod hurry;
+mod objects;
 mod pace;
 mod saved;
 mod stored;

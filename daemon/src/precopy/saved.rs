@@ -1,26 +1,36 @@
-//! What is saved of one address space.
+//! What is saved of one address space, or of one object of shared memory.
 //!
 //! A page is in one of these states: *known* (its latest content is in a frame, or it held zeros when
 //! it was read), *pending* (reported dirty since), or neither: never seen. Only what is known need not
 //! be read at the freeze.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use lifeboat_format::{error::Problem, index::PageIndexMap, runs::PageRunRef};
 use lifeboat_proto::units::{PageIndex, PageRun};
-use lifeboat_sys::vm::{RemoteMemory, VmError};
+use lifeboat_sys::{
+    shmem::SharedObject,
+    vm::{RemoteMemory, VmError},
+};
 use lifeboat_track::{ContentHash, Contents, Mode, Round, Runs};
 use rustix::process::Pid;
 
 use super::stored::{Renumbered, Stored};
+use crate::pipeline::Source;
 
-/// One address space.
+/// Whose it is.
+#[derive(Debug)]
+enum Owner {
+    Process(Pid, Option<Arc<RemoteMemory>>),
+    Object(Arc<SharedObject>),
+}
+
+/// One address space, or one object.
 #[derive(Debug)]
 pub(crate) struct Saved {
-    pub(crate) pid: Pid,
+    owner: Owner,
     pub(crate) mode: Mode,
     pub(crate) why: Option<String>,
-    memory: Option<Arc<RemoteMemory>>,
     index: PageIndexMap,
     zero: Runs,
     contents: Contents,
@@ -28,6 +38,8 @@ pub(crate) struct Saved {
     pub(crate) pending: Runs,
     /// To be captured even if they hold what is stored: it is to be stored elsewhere.
     forced: Runs,
+    /// To be compared with what is stored, when there is time.
+    pub(crate) unchecked: Runs,
     /// Could not be read; tried again after the next round, which tells whether they are there.
     lost: Runs,
     pub(crate) hot_pages: u64,
@@ -36,18 +48,27 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
-    /// Nothing is saved.
+    /// Nothing is saved of a process.
     pub(crate) const fn new(pid: Pid) -> Self {
+        Self::of(Owner::Process(pid, None), Mode::Everything)
+    }
+
+    /// Nothing is saved of an object.
+    pub(crate) const fn of_object(object: Arc<SharedObject>) -> Self {
+        Self::of(Owner::Object(object), Mode::Hash)
+    }
+
+    const fn of(owner: Owner, mode: Mode) -> Self {
         Self {
-            pid,
-            mode: Mode::Everything,
+            owner,
+            mode,
             why: None,
-            memory: None,
             index: PageIndexMap::new(),
             zero: Runs::new(),
             contents: Contents::new(),
             pending: Runs::new(),
             forced: Runs::new(),
+            unchecked: Runs::new(),
             lost: Runs::new(),
             hot_pages: 0,
             untracked_pages: 0,
@@ -55,14 +76,27 @@ impl Saved {
         }
     }
 
-    /// Where its memory is read.
-    pub(crate) fn memory(&mut self) -> Result<Arc<RemoteMemory>, VmError> {
-        match &self.memory {
-            Some(memory) => Ok(Arc::clone(memory)),
-            None => {
-                let memory = Arc::new(RemoteMemory::open(self.pid)?);
-                self.memory = Some(Arc::clone(&memory));
-                Ok(memory)
+    /// The process, if it is one's.
+    pub(crate) const fn pid(&self) -> Option<u32> {
+        match &self.owner {
+            Owner::Process(pid, _) => Some(pid.as_raw_nonzero().get().unsigned_abs()),
+            Owner::Object(_) => None,
+        }
+    }
+
+    /// Where it is read. `inner` has the numbers of processes inside.
+    pub(crate) fn source(&mut self, inner: &BTreeMap<u32, u32>) -> Result<Source, VmError> {
+        let number = self.pid();
+        match &mut self.owner {
+            Owner::Object(object) => Ok(Source::of_object(object)),
+            Owner::Process(pid, memory) => {
+                let memory = match memory {
+                    Some(memory) => Arc::clone(memory),
+                    None => Arc::clone(memory.insert(Arc::new(RemoteMemory::open(*pid)?))),
+                };
+                let number = number.unwrap_or_default();
+                let pid = inner.get(&number).copied().unwrap_or(number);
+                Ok(Source::Process { pid, memory })
             }
         }
     }
@@ -79,6 +113,27 @@ impl Saved {
         self.hot_pages = round.hot_pages;
         self.untracked_pages = round.untracked.pages();
         self.tracked_pages = round.tracked_pages;
+    }
+
+    /// The pages that an object has now. Those that it has no more are zeros; those that are new are
+    /// to be captured.
+    pub(crate) fn note_present(&mut self, present: &Runs, stored: &mut Stored) {
+        let (captured, _) = self.captured_and_known();
+        for run in captured.minus(present).as_slice() {
+            self.forget(*run, stored);
+        }
+        self.lost = Runs::new();
+        self.forced = self.forced.and(present);
+        self.unchecked = self.unchecked.and(present);
+        let pending = self.pending.and(present);
+        self.pending = pending.or(&present.minus(&captured));
+        self.tracked_pages = present.pages();
+    }
+
+    /// All that is stored is to be compared.
+    pub(crate) fn check_all(&mut self) {
+        let (_, known) = self.captured_and_known();
+        self.unchecked = known;
     }
 
     /// The pages of a run hold nothing that is stored.
@@ -132,18 +187,21 @@ impl Saved {
 
     /// Takes at most `pages` of what is to be captured.
     pub(crate) fn take_pending(&mut self, pages: u64) -> Runs {
-        let mut taken = Runs::new();
-        let mut left = pages;
-        for run in self.pending.as_slice() {
-            let part = PageRun::new(run.start, run.pages.min(left));
-            taken.insert(part);
-            left -= part.pages;
-            if left == 0 {
-                break;
-            }
-        }
+        let taken = first(&self.pending, pages);
         self.pending = self.pending.minus(&taken);
         taken
+    }
+
+    /// Takes at most `pages` of what is to be compared.
+    pub(crate) fn take_unchecked(&mut self, pages: u64) -> Runs {
+        let taken = first(&self.unchecked, pages);
+        self.unchecked = self.unchecked.minus(&taken);
+        taken
+    }
+
+    /// What was taken was not compared.
+    pub(crate) fn put_back_unchecked(&mut self, taken: &Runs) {
+        self.unchecked = self.unchecked.or(taken);
     }
 
     /// What was taken was captured.
@@ -218,4 +276,19 @@ impl Saved {
         }
         self.index = index;
     }
+}
+
+/// The first `pages` of some runs.
+fn first(runs: &Runs, pages: u64) -> Runs {
+    let mut taken = Runs::new();
+    let mut left = pages;
+    for run in runs.as_slice() {
+        if left == 0 {
+            break;
+        }
+        let part = PageRun::new(run.start, run.pages.min(left));
+        taken.insert(part);
+        left -= part.pages;
+    }
+    taken
 }
