@@ -4,8 +4,11 @@
 //! [`TOKEN_SECONDS`], and is renewed [`TOKEN_RENEWAL`] before its end, or at once when the service
 //! answers 401 (it forgets its tokens when an instance is stopped and started).
 //!
-//! Both values are 404 until they are set; nothing else means "no notice". There is no way to wait, so
-//! they are asked for every second. With a hop limit of 1, the default, answers do not reach containers
+//! Both values are 404 until they are set; nothing else means "no notice". What was set is taken back when
+//! it is 404 [`GONE_AFTER`] times in a row: a single one may be the service's own fault, and taking a
+//! notice back stops saves. An action that is not known, or has no time, is a notice nevertheless; what is
+//! no action at all (a portal that answers everything) is an error. There is no way to wait, so they are
+//! asked for every second. With a hop limit of 1, the default, answers do not reach containers
 //! that have a network namespace of their own.
 //!
 //! `hibernate` gives no warning: the machine begins at once. What is saved by then is saved.
@@ -49,6 +52,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long before the end a terminate or stop notice is given, at best.
 const NOTICE: Duration = Duration::from_secs(120);
+
+/// How often in a row something that was set must be missing until it is taken back.
+const GONE_AFTER: u32 = 3;
 
 /// Watches both values until the task is aborted.
 pub(crate) async fn run(client: Client, config: AwsConfig, feed: Feed) {
@@ -143,11 +149,22 @@ impl Service {
 struct Known {
     path: &'static str,
     body: Option<String>,
+    missing: u32,
 }
 
 impl Known {
     const fn new(path: &'static str) -> Self {
-        Self { path, body: None }
+        Self {
+            path,
+            body: None,
+            missing: 0,
+        }
+    }
+
+    /// Notes that it is not there; tells whether what was there is to be taken back.
+    fn is_gone(&mut self) -> bool {
+        self.missing = self.missing.saturating_add(1);
+        self.missing >= GONE_AFTER && self.body.take().is_some()
     }
 
     async fn look(
@@ -159,12 +176,13 @@ impl Known {
         let answer = service.get(self.path).await?;
         match answer.status {
             StatusCode::NOT_FOUND => {
-                if self.body.take().is_some() {
+                if self.is_gone() {
                     feed.gone(Source::Aws, self.path).await;
                 }
             }
-            StatusCode::OK if self.body.as_ref() == Some(&answer.body) => {}
+            StatusCode::OK if self.body.as_ref() == Some(&answer.body) => self.missing = 0,
             StatusCode::OK => {
+                self.missing = 0;
                 let sighting = parse(&answer.body, answer.now());
                 feed.seen(sighting.ok_or_else(|| answer.unexpected())?)
                     .await;
@@ -179,19 +197,25 @@ impl Known {
 #[derive(Debug, Deserialize)]
 struct Action {
     action: String,
+    #[serde(default)]
     time: String,
 }
 
-/// `{"action":"terminate","time":"2026-01-01T00:00:00Z"}`.
+/// `{"action":"terminate","time":"2026-01-01T00:00:00Z"}`. An action that is not known,
+/// or without a time, is less sure. None is longer ahead than [`NOTICE`].
 fn parse_action(body: &str, now: SystemTime) -> Option<Sighting> {
     let Action { action, time } = serde_json::from_str(body).ok()?;
-    if !matches!(&*action, "terminate" | "stop" | "hibernate") {
-        return None;
-    }
-    let at = clock::parse(&time)?;
-    let began = at.checked_sub(NOTICE).filter(|_| action != "hibernate");
     let sighting = Sighting::new(Source::Aws, ACTION_PATH);
-    Some(sighting.within(clock::remaining(at, now)).began_at(began))
+    let sighting = match &*action {
+        "terminate" | "stop" | "hibernate" => sighting,
+        _ => sighting.confidence(Confidence::Likely),
+    };
+    let Some(at) = clock::parse(&time) else {
+        return Some(sighting.within(NOTICE).confidence(Confidence::Likely));
+    };
+    let began = at.checked_sub(NOTICE).filter(|_| action != "hibernate");
+    let within = clock::remaining(at, now).min(NOTICE);
+    Some(sighting.within(within).began_at(began))
 }
 
 #[derive(Debug, Deserialize)]
@@ -230,10 +254,36 @@ mod tests {
         assert_eq!(action("stop", "2026-01-01T00:01:59Z"), Some(119));
         // It has passed, and the machine is still there.
         assert_eq!(action("hibernate", "2025-12-31T23:00:00Z"), Some(5));
-        // Nobody's clock is that far ahead.
-        assert_eq!(action("stop", "9000-01-01T00:00:00Z"), Some(7 * 24 * 3600));
-        assert_eq!(action("dance", "2026-01-01T00:02:00Z"), None);
-        assert_eq!(action("terminate", "soon"), None);
+        // It is never said that long ahead.
+        assert_eq!(action("stop", "9000-01-01T00:00:00Z"), Some(120));
+    }
+
+    #[test]
+    fn an_action_is_a_notice_even_if_it_is_not_known_and_anything_else_is_not() {
+        let now = clock::parse("2026-01-01T00:00:00Z").unwrap();
+        for (body, want) in [
+            (r#"{"action":"dance","time":"2026-01-01T00:01:00Z"}"#, 60),
+            (r#"{"action":"terminate","time":"soon"}"#, 120),
+            (r#"{"action":""}"#, 120),
+        ] {
+            assert_eq!(left(body), Some(want), "{body}");
+            let sighting = parse_action(body, now).unwrap();
+            assert_eq!(sighting.kind, Kind::Preemption);
+            assert_eq!(sighting.confidence, Confidence::Likely, "{body}");
+        }
+        for body in [r#"{"action":7}"#, "{}", "TRUE", "<html>", ""] {
+            assert_eq!(parse_action(body, now), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_was_there_is_gone_only_when_it_stays_away() {
+        let mut known = Known::new(ACTION_PATH);
+        assert!((0..5).all(|_| !known.is_gone()), "it never was there");
+        known.body = Some("x".into());
+        known.missing = 0;
+        let gone: Vec<bool> = (0..5).map(|_| known.is_gone()).collect();
+        assert_eq!(gone, [false, false, true, false, false]);
     }
 
     #[test]
@@ -255,7 +305,8 @@ mod tests {
             let _ = parse_action(&body, now);
             let _ = parse_rebalance(&body, now);
             let text = serde_json::json!({"action": "stop", "time": time}).to_string();
-            let _ = parse_action(&text, now);
+            let action = parse_action(&text, now).unwrap();
+            prop_assert!(action.deadline.unwrap() <= Instant::now() + NOTICE);
         }
     }
 }

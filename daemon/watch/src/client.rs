@@ -91,12 +91,14 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The server's clock, as far as it tells; else this machine's. What a server says about a point in
+    /// The server's clock, as far as it tells, and not late: a date is up to a second old. Else this
+    /// machine's. What a server says about a point in
     /// time is measured by the same clock, so that a wrong clock here does no harm.
     #[must_use]
     pub fn now(&self) -> SystemTime {
         self.header("date")
             .and_then(|date| httpdate::parse_http_date(date).ok())
+            .and_then(|date| date.checked_add(Duration::from_secs(1)))
             .unwrap_or_else(SystemTime::now)
     }
 

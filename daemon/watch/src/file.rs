@@ -1,7 +1,8 @@
 //! A file: whoever can write below the state directory can give a notice (drills, other clouds).
 //!
 //! When the file `notice` appears, the machine will go. Its content may be a duration, for example
-//! `25s`, or `early`; else the configured notice counts. The file is removed when it was taken in.
+//! `25s`, or `early`; else the configured notice counts. The file is removed when it was taken in. An
+//! empty one is taken at the second look only: a shell makes the file before it writes into it.
 //! A file `notice-withdrawn` takes the notice back, and is removed too.
 
 use std::{
@@ -34,12 +35,18 @@ const WITHDRAWN: &str = "notice-withdrawn";
 
 /// Watches `folder` until the task is aborted.
 pub(crate) async fn run(folder: PathBuf, notice: Duration, feed: Feed) {
+    let given = folder.join(GIVEN);
+    let mut was_empty = false;
     loop {
-        match take(&folder.join(GIVEN)) {
-            Ok(Some(text)) => feed.seen(parse(&text, notice)).await,
-            Ok(None) => feed.success(Source::File),
-            Err(error) => feed.failure(Source::File, &error),
+        let is_empty = is_empty(&given);
+        if !is_empty || was_empty {
+            match take(&given) {
+                Ok(Some(text)) => feed.seen(parse(&text, notice)).await,
+                Ok(None) => feed.success(Source::File),
+                Err(error) => feed.failure(Source::File, &error),
+            }
         }
+        was_empty = is_empty;
         if let Ok(Some(_)) = take(&folder.join(WITHDRAWN)) {
             feed.gone(Source::File, KEY).await;
         }
@@ -53,6 +60,11 @@ pub(crate) async fn run(folder: PathBuf, notice: Duration, feed: Feed) {
 struct TakeError {
     path: PathBuf,
     source: std::io::Error,
+}
+
+/// Whether there is a file, and nothing in it yet.
+fn is_empty(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|data| data.is_file() && data.len() == 0)
 }
 
 /// Reads and removes a file; one that is not there is `None`. What is not a plain file of a few bytes is

@@ -169,7 +169,10 @@ fn fold(standing: &[Standing], scope: &Scope) -> Option<Notice> {
         deadline: earliest(of_class().map(|one| one.deadline)),
         confidence,
         sources,
-        tellings: all().map(|one| one.tellings).sum(),
+        tellings: all()
+            .filter(|one| one.sighting.source.says_once())
+            .map(|one| one.tellings)
+            .sum(),
     })
 }
 

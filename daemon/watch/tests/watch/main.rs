@@ -11,8 +11,6 @@ mod aws;
 mod azure;
 mod gce;
 mod hostile;
-#[cfg(feature = "kubernetes")]
-mod kubernetes;
 mod latency;
 #[cfg(feature = "logind")]
 mod logind;
