@@ -32,6 +32,7 @@ pub(super) async fn run(
 ) {
     // By the number of the notice; there are never more than notices that stand.
     let mut answers: HashMap<u64, Answering> = HashMap::new();
+    let mut early: HashMap<u64, Scope> = HashMap::new();
     let mut tasks = JoinSet::new();
     loop {
         let change = tokio::select! {
@@ -41,6 +42,17 @@ pub(super) async fn run(
         let Some(change) = change else { break };
         context.note_notice(&change);
         log(&change);
+        // A save makes haste by itself.
+        let is_news = match &change {
+            Change::Given(notice) if !notice.kind.ends_programs() => {
+                early.insert(notice.number, notice.scope.clone()).is_none()
+            }
+            Change::Withdrawn(notice) => early.remove(&notice.number).is_some(),
+            Change::Given(_) | Change::Changed(_) => false,
+        };
+        if is_news {
+            hurry(&context, &early);
+        }
         while tasks.try_join_next().is_some() {}
         match change {
             Change::Given(notice) | Change::Changed(notice) if notice.kind.ends_programs() => {
@@ -73,6 +85,18 @@ pub(super) async fn run(
     }
     // Called off by the drain; what commits is waited for.
     while tasks.join_next().await.is_some() {}
+}
+
+/// Has the memory of those whom an early signal is about copied ahead as fast as it goes, and that of all
+/// others not.
+fn hurry(context: &Context, early: &HashMap<u64, Scope>) {
+    for workload in context.registry.visible(&Caller::operator()) {
+        if early.values().any(|scope| is_about(scope, &workload)) {
+            workload.place.hurry();
+        } else {
+            workload.place.relax();
+        }
+    }
 }
 
 /// The answer to a notice.
