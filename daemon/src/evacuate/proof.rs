@@ -17,6 +17,7 @@ use lifeboat_sys::{
     pagemap::{Pagemap, PagemapError, Query},
     shmem::ShmemError,
 };
+use lifeboat_track::Runs;
 
 use super::{
     describe::Found,
@@ -152,11 +153,13 @@ fn check_space(images: &ImageSet, space: &Space) -> Result<(), ProofError> {
     let number = memory::number(space.pid).map_err(|_| ProofError::Missed { pid })?;
     let pagemap = Pagemap::open(number).map_err(|source| ProofError::Pagemap { pid, source })?;
     let mut present = Vec::new();
-    pagemap
-        .scan(ADDRESS_SPACE, &Query::DUMPABLE, |region| {
-            present.push(region.run)
-        })
-        .map_err(|source| ProofError::Pagemap { pid, source })?;
+    // What is in a captured range is Lifeboat's, present or not: only the rest is asked for.
+    let captured: Runs = space.captured.iter().copied().collect();
+    for rest in captured.missing(ADDRESS_SPACE) {
+        pagemap
+            .scan(rest, &Query::DUMPABLE, |region| present.push(region.run))
+            .map_err(|source| ProofError::Pagemap { pid, source })?;
+    }
     let mut others = images.captured_by_criu(pid).map_err(ProofError::Images)?;
     for mapping in mappings.iter().filter(|mapping| mapping.private_huge) {
         let within = |run: &PageRun| run.start < mapping.run.end() && mapping.run.start < run.end();

@@ -185,7 +185,9 @@ fn sift(runs: &[PageRun], buffer: &mut Vec<u8>, known: Option<&[Option<ContentHa
             }
             sifted.hashes.push(hash);
         }
-        buffer.copy_within(begin..begin + PAGE_BYTES, written);
+        if written != begin {
+            buffer.copy_within(begin..begin + PAGE_BYTES, written);
+        }
         written += PAGE_BYTES;
         push(&mut sifted.kept, page);
     }

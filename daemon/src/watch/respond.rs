@@ -5,11 +5,11 @@
 //! A notice that is withdrawn stops what can be stopped: saves that have not begun to commit are called
 //! off, and their workloads run on. What was committed has left.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use lifeboat_watch::{Answered, Change, Notice, Scope};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,8 +20,12 @@ use crate::{
     evacuate::{Mode, Save, report::SaveReport},
     observe::chain,
     service::{identity::Caller, outcome},
-    workload::{Phase, Workload},
+    workload::{Phase, Workload, tree},
 };
+
+/// Most workloads that are saved at one time: each has packs in flight of its own, and the memory of
+/// the daemon is bounded.
+const AT_ONCE: usize = 4;
 
 /// Acts on notices until the queue is closed.
 pub(super) async fn run(
@@ -128,17 +132,16 @@ fn log(change: &Change) {
 async fn evacuate(context: &Arc<Context>, notice: &Notice, cancel: &CancellationToken) -> Answered {
     let deadline = Deadline::at(notice.deadline);
     let mut saves = JoinSet::new();
-    for workload in context.registry.visible(&Caller::operator()) {
-        let has_left = matches!(workload.view().phase, Phase::Evacuated | Phase::Ended);
-        if has_left || !is_about(&notice.scope, &workload) {
-            continue;
-        }
-        saves.spawn(save(
-            Arc::clone(context),
-            workload,
-            deadline,
-            cancel.clone(),
-        ));
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    for workload in in_order(context, &notice.scope) {
+        let (context, turns, cancel) = (Arc::clone(context), Arc::clone(&turns), cancel.clone());
+        saves.spawn(async move {
+            // They are handed out in the order in which they were asked for.
+            let _turn = turns.acquire().await;
+            save(context, workload, deadline, cancel).await
+        });
+        // So that this one has asked before the next one does.
+        tokio::task::yield_now().await;
     }
     let mut answer = Answered {
         number: notice.number,
@@ -157,6 +160,28 @@ async fn evacuate(context: &Arc<Context>, notice: &Notice, cancel: &Cancellation
         "notice answered"
     );
     answer
+}
+
+/// The workloads that a notice is about: the more important ones first, among equals the one that is
+/// safe the soonest, so that most of them are saved when not all can be.
+fn in_order(context: &Context, scope: &Scope) -> Vec<Arc<Workload>> {
+    let mut all: Vec<_> = context
+        .registry
+        .visible(&Caller::operator())
+        .into_iter()
+        .filter(|one| !matches!(one.view().phase, Phase::Evacuated | Phase::Ended))
+        .filter(|one| is_about(scope, one))
+        .map(|one| {
+            let view = one.view();
+            let unsaved = match &view.ahead {
+                Some(ahead) if ahead.figures.is_known => ahead.figures.unsaved_bytes(),
+                _ => tree::resident_bytes(view.pid),
+            };
+            ((Reverse(one.spec.priority), unsaved), one)
+        })
+        .collect();
+    all.sort_by_key(|(order, _)| *order);
+    all.into_iter().map(|(_, one)| one).collect()
 }
 
 /// Evacuates a workload; tells whether that was committed.
