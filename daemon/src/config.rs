@@ -90,6 +90,8 @@ pub struct Config {
     pub save: Save,
     /// What is kept near for restores to come.
     pub warm: Warm,
+    /// How workloads are restored.
+    pub restore: Restore,
     /// What copying memory ahead of time may cost.
     pub precopy: Limits,
     /// How long an owner may stay silent before another node may take its workload over.
@@ -138,6 +140,15 @@ pub struct Save {
     /// Longest time CRIU may take to describe a process tree.
     #[serde(with = "humantime_serde")]
     pub describe_timeout: Duration,
+}
+
+/// How workloads are restored.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Restore {
+    /// Whether memory that processes of a tree have in common is merged by the kernel (KSM) when all
+    /// is loaded. Other users of the machine may notice by timing what is merged.
+    pub reshare: bool,
 }
 
 /// Checkpoints that are kept near (`lifeboat prefetch`).
@@ -215,6 +226,8 @@ struct File {
     #[serde(default)]
     warm: Warm,
     #[serde(default)]
+    restore: Restore,
+    #[serde(default)]
     precopy: Limits,
     #[serde(default, with = "humantime_serde")]
     lease: Option<Duration>,
@@ -276,6 +289,7 @@ impl Config {
             log_json: settings.log_json || file.log_json.unwrap_or(false),
             save: file.save,
             warm: file.warm,
+            restore: file.restore,
             precopy: file.precopy,
             lease: file.lease.unwrap_or(Duration::from_secs(30)),
             notice: file.notice.unwrap_or(Duration::from_secs(25)),

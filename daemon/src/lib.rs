@@ -19,6 +19,7 @@ pub mod observe;
 pub mod pipeline;
 pub mod platform;
 pub mod precopy;
+pub mod reshare;
 pub mod restore;
 pub mod service;
 pub mod store_gc;

@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Instant};
 
-use lifeboat_format::HeadState;
+use lifeboat_format::{HeadState, Manifest};
 use lifeboat_proto::hold::{self, to_hold::Message};
 
 use crate::{
     daemon::Context,
     evacuate::base::Loading,
     observe::{chain, failpoint},
+    reshare,
     workload::{Phase, Workload, tree},
 };
 
@@ -37,7 +38,6 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, load: Load, 
     // A save that goes on keeps the load's state; when it has taken the tree away, that is that.
     let mut body = workload.exclusive().await;
     body.loading = None;
-    drop(manifest);
     if workload.view().phase != Phase::Loading {
         journal.remove();
         if let Ok(Err(alive)) = loaded.map(|_| server.abort()) {
@@ -70,6 +70,10 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, load: Load, 
                 view.phase = Phase::Running;
                 view.missing_bytes = 0;
             });
+            if context.config.restore.reshare {
+                // Nobody else traces the tree while the lock is held.
+                share_again(manifest, pid).await;
+            }
         }
         Err(error) => {
             let reason = chain(&error);
@@ -94,6 +98,18 @@ pub async fn load(context: &Arc<Context>, workload: &Arc<Workload>, load: Load, 
                 tracing::error!(error = chain(&alive), "a process of a failed load lives");
             }
         }
+    }
+}
+
+/// Has memory merged that processes shared before.
+async fn share_again(manifest: Arc<Manifest>, pid: u32) {
+    let advised = tokio::task::spawn_blocking(move || {
+        let plan = reshare::plan(&manifest);
+        drop(manifest);
+        !plan.is_empty() && reshare::advise(pid, &plan)
+    });
+    if advised.await.unwrap_or(false) {
+        tokio::spawn(reshare::merge());
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lifeboat_proto::units::PageRun;
 use linux_raw_sys::general::UFFD_USER_MODE_ONLY;
 use rustix::process::Pid;
 
@@ -111,6 +112,43 @@ impl InjectError {
 /// # Errors
 /// [`InjectError`], at the latest shortly after `deadline`.
 pub fn inject_userfaultfd(process: &Pidfd, deadline: Instant) -> Result<Uffd, InjectError> {
+    on_tracing_thread(process, deadline, inject)
+}
+
+/// Has `process` advise the kernel that pages of `ranges` may be merged with others of the same
+/// content (`MADV_MERGEABLE`, madvise(2)). It is found by whoever scans for them, if anybody does
+/// (`/sys/kernel/mm/ksm`). One thread stands still meanwhile, some microseconds for each range. Parts
+/// that are not mapped are left out.
+///
+/// # Errors
+/// [`InjectError`]; a part may be done. EINVAL: the kernel cannot merge.
+pub fn inject_mergeable(
+    process: &Pidfd,
+    ranges: &[PageRun],
+    deadline: Instant,
+) -> Result<(), InjectError> {
+    let ranges = ranges.to_vec();
+    on_tracing_thread(process, deadline, move |process, deadline| {
+        with_stopped_thread(process, deadline, |stopped| {
+            for range in ranges {
+                let advice = u64::from(libc::MADV_MERGEABLE.cast_unsigned());
+                let arguments = [range.start.addr().0, range.bytes(), advice, 0, 0, 0];
+                match call_with(process, stopped, MADVISE, arguments, deadline) {
+                    Err(InjectError::Call { source, .. })
+                        if source.raw_os_error() == Some(libc::ENOMEM) => {}
+                    result => drop(result?),
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+fn on_tracing_thread<T: Send + 'static>(
+    process: &Pidfd,
+    deadline: Instant,
+    work: impl FnOnce(&Pidfd, Instant) -> Result<T, InjectError> + Send + 'static,
+) -> Result<T, InjectError> {
     let pid = number(process);
     let target = process
         .try_clone()
@@ -123,7 +161,7 @@ pub fn inject_userfaultfd(process: &Pidfd, deadline: Instant) -> Result<Uffd, In
         .name("lifeboat-trace".to_owned())
         .spawn(move || {
             // Nobody to tell means that the deadline has passed.
-            answer.send(inject(&target, deadline)).ok();
+            answer.send(work(&target, deadline)).ok();
         })
         .map_err(|source| InjectError::Thread { pid, source })?;
     let left = deadline.saturating_duration_since(Instant::now()) + ANSWER_GRACE;
@@ -263,7 +301,7 @@ fn with_stopped_thread<T: Send>(
     }
 }
 
-/// A system call with one argument.
+/// A system call.
 #[derive(Clone, Copy)]
 struct Call {
     name: &'static str,
@@ -278,6 +316,10 @@ const CLOSE: Call = Call {
     name: "close",
     number: libc::SYS_close,
 };
+const MADVISE: Call = Call {
+    name: "madvise",
+    number: libc::SYS_madvise,
+};
 
 /// What the link of a userfaultfd's descriptor reads.
 const UFFD_LINK: &str = "anon_inode:[userfaultfd]";
@@ -289,8 +331,18 @@ fn call(
     argument: u64,
     deadline: Instant,
 ) -> Result<u64, InjectError> {
+    call_with(process, stopped, call, [argument, 0, 0, 0, 0, 0], deadline)
+}
+
+fn call_with(
+    process: &Pidfd,
+    stopped: &mut Stopped<'_>,
+    call: Call,
+    arguments: [u64; 6],
+    deadline: Instant,
+) -> Result<u64, InjectError> {
     let pid = number(process);
-    match stopped.system_call(call.number, [argument, 0, 0, 0, 0, 0], deadline) {
+    match stopped.system_call(call.number, arguments, deadline) {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(source)) => Err(InjectError::Call {
             call: call.name,

@@ -2,7 +2,10 @@
 //!
 //! process_vm_readv(2) in large batches; what it cannot read (pages that the process itself may
 //! not read) goes through `/proc/PID/mem`, which was opened once and stays bound to the address
-//! space of that moment. A page that cannot be read is an error that names its address. There are
+//! space of that moment. So does what the process shares copy-on-write with its parent or children,
+//! or has merged (KSM): process_vm_readv pins pages, and the kernel gives a process a copy of its own
+//! of each shared anonymous page that is pinned (`gup_must_unshare`, mm/gup.c, kernel 5.19). Reading
+//! a prefork server that way would multiply its memory. A page that cannot be read is an error that names its address. There are
 //! never silent zeros: holes of private memory do read as zeros, as for the process itself.
 //!
 //! The process must be stopped, or the caller must know that what it reads may be torn. A read
@@ -15,18 +18,25 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use lifeboat_proto::units::{PageRun, RemoteAddr};
+use lifeboat_proto::units::{PageIndex, PageRun, RemoteAddr};
 use nix::sys::uio::RemoteIoVec;
 use rustix::process::Pid;
 
+use crate::pagemap::{Entry, Pagemap};
+
 /// Most pieces in one call (`IOV_MAX`, the kernel's `UIO_MAXIOV`).
 pub const PIECES_MAX: usize = 1024;
+
+/// Pages that are asked about at once, whether they are shared.
+const ASKED_PAGES: usize = 512;
 
 /// The address space of another process.
 #[derive(Debug)]
 pub struct RemoteMemory {
     pid: Pid,
     mem: File,
+    /// Tells what is shared.
+    pagemap: Option<Pagemap>,
 }
 
 /// Why memory could not be read or written.
@@ -102,7 +112,11 @@ impl RemoteMemory {
     pub fn open(pid: Pid) -> Result<Self, VmError> {
         let number = pid.as_raw_nonzero().get();
         match File::open(format!("/proc/{number}/mem")) {
-            Ok(mem) => Ok(Self { pid, mem }),
+            Ok(mem) => Ok(Self {
+                pid,
+                mem,
+                pagemap: Pagemap::open(pid).ok(),
+            }),
             Err(error) if is_no_process(&error) => Err(VmError::Gone { pid: number }),
             Err(source) => Err(VmError::Open {
                 pid: number,
@@ -154,9 +168,15 @@ impl RemoteMemory {
             piece: 0,
             offset: 0,
         };
+        let gently = self.has_shared(pieces);
         let mut done = 0;
         while done < buffer.len() {
-            let read = match self.read_batch(&cursor, &mut buffer[done..]) {
+            let batch = if gently {
+                Ok(0)
+            } else {
+                self.read_batch(&cursor, &mut buffer[done..])
+            };
+            let read = match batch {
                 Ok(0) | Err(nix::Error::EFAULT) => {
                     self.read_rest_of_piece(&cursor, &mut buffer[done..])?
                 }
@@ -171,6 +191,39 @@ impl RemoteMemory {
         self.check_alive(pieces)
     }
 
+    /// Whether a page of these pieces is shared with another process. Of what cannot be asked about it
+    /// is not known, and pieces far apart are asked about one by one.
+    fn has_shared(&self, pieces: &[(RemoteAddr, u64)]) -> bool {
+        let Some(pagemap) = &self.pagemap else {
+            return false;
+        };
+        let mut entries = [Entry::default(); ASKED_PAGES];
+        let mut asked = PageRun::new(PageIndex(0), 0);
+        for (addr, bytes) in pieces {
+            let end = RemoteAddr(addr.0.saturating_add(*bytes));
+            let piece = PageRun::covering(*addr, end);
+            let mut from = piece.start.max(asked.end().min(piece.end()));
+            if piece.start < asked.start {
+                from = piece.start;
+            }
+            while from < piece.end() {
+                // What lies behind is asked about too: the next pieces are mostly there.
+                asked = PageRun::new(from, ASKED_PAGES as u64);
+                if pagemap.entries(from, &mut entries).is_err() {
+                    return false;
+                }
+                let shared = |entry: &Entry| {
+                    entry.is_present() && !entry.is_exclusive() && !entry.is_file_or_shared()
+                };
+                if entries.iter().any(shared) {
+                    return true;
+                }
+                from = asked.end();
+            }
+        }
+        false
+    }
+
     /// As many pieces as fit into one call; returns the bytes read, which end anywhere.
     fn read_batch(&self, cursor: &Cursor<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
         let mut remote = [RemoteIoVec { base: 0, len: 0 }; PIECES_MAX];
@@ -179,7 +232,8 @@ impl RemoteMemory {
         nix::sys::uio::process_vm_readv(self.nix_pid(), &mut local, &remote[..count])
     }
 
-    /// The slow path: follows mappings that the process itself may not read (`FOLL_FORCE`).
+    /// The slow path: follows mappings that the process itself may not read (`FOLL_FORCE`), and pins
+    /// nothing.
     fn read_rest_of_piece(&self, cursor: &Cursor<'_>, buffer: &mut [u8]) -> Result<usize, VmError> {
         let left = usize::try_from(cursor.left())
             .unwrap_or(usize::MAX)

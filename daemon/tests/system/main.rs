@@ -19,6 +19,7 @@ mod notices;
 mod precopy;
 mod programs;
 mod shared;
+mod sharing;
 mod store_faults;
 mod users;
 mod warm;

@@ -3,7 +3,10 @@
 use std::{os::unix::process::CommandExt, process::Command};
 
 use lifeboat_proto::units::{PAGE_BYTES, PAGE_SIZE, PageRun, RemoteAddr};
-use lifeboat_sys::vm::{PIECES_MAX, RemoteMemory, VmError};
+use lifeboat_sys::{
+    pagemap::{Entry, Pagemap},
+    vm::{PIECES_MAX, RemoteMemory, VmError},
+};
 use rustix::mm::MprotectFlags;
 
 use crate::support::{self, Child, Memory};
@@ -58,6 +61,36 @@ fn more_runs_than_one_call_takes_are_read_in_order() {
         }
     }
     assert!(got.next().is_none());
+}
+
+/// Page frames of a process.
+fn frames(pid: rustix::process::Pid, run: PageRun) -> Vec<Option<u64>> {
+    let mut entries = vec![Entry::default(); usize::try_from(run.pages).unwrap()];
+    let pagemap = Pagemap::open(pid).unwrap();
+    pagemap.entries(run.start, &mut entries).unwrap();
+    entries.iter().map(|entry| entry.frame()).collect()
+}
+
+#[test]
+fn what_is_shared_with_a_child_is_shared_still_when_it_was_read() {
+    const PAGES: usize = 2048;
+    let memory = numbered(PAGES);
+    // It shares all of it with this process.
+    let child = holder(|| {});
+    let before = frames(child.pid, memory.run());
+    assert!(before.iter().all(Option::is_some));
+    assert_eq!(before, frames(rustix::process::getpid(), memory.run()));
+    let mut buffer = vec![0; memory.len()];
+    let remote = RemoteMemory::open(child.pid).unwrap();
+    remote.read_runs(&[memory.run()], &mut buffer).unwrap();
+    assert!(buffer == memory.bytes());
+    let parts: Vec<PageRun> = (0..PAGES / 2)
+        .map(|page| memory.part(page * 2, 1))
+        .collect();
+    remote
+        .read_runs(&parts, &mut buffer[..PAGES / 2 * PAGE_BYTES])
+        .unwrap();
+    assert_eq!(frames(child.pid, memory.run()), before);
 }
 
 #[test]
