@@ -123,6 +123,14 @@ fn facts(workload: &WorkloadView) -> Vec<(&'static str, String)> {
         );
         lines.push(("stored", stored));
     }
+    if let Some(drill) = &workload.last_drill {
+        let at = or_dash(drill.ended_at.clone());
+        let took = or_dash(drill.total_ms.map(duration));
+        lines.push(match &drill.error {
+            None => ("last drill", format!("{at}: saved after {took}")),
+            Some(error) => ("last drill", format!("{at}: not saved: {error}")),
+        });
+    }
     if let Some(why) = &workload.not_evacuable {
         lines.push(("not evacuable", why.clone()));
     }

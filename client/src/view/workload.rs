@@ -29,6 +29,16 @@ pub(crate) struct WorkloadView {
     pub(crate) last_error: Option<String>,
     pub(crate) not_evacuable: Option<String>,
     pub(crate) precopy: Option<PrecopyView>,
+    pub(crate) last_drill: Option<DrillView>,
+}
+
+/// How a rehearsal went.
+#[derive(Debug, Serialize)]
+pub(crate) struct DrillView {
+    pub(crate) ended_at: Option<String>,
+    pub(crate) total_ms: Option<i64>,
+    pub(crate) margin_ms: Option<i64>,
+    pub(crate) error: Option<String>,
 }
 
 /// How memory is copied ahead of time.
@@ -96,6 +106,12 @@ impl From<Workload> for WorkloadView {
             last_error: filled(workload.last_error),
             not_evacuable: filled(workload.not_evacuable),
             precopy: workload.precopy.map(Into::into),
+            last_drill: workload.last_drill.map(|drill| DrillView {
+                ended_at: timestamp(drill.ended_at),
+                total_ms: drill.total.as_ref().map(milliseconds),
+                margin_ms: drill.margin.as_ref().map(milliseconds),
+                error: filled(drill.error),
+            }),
         }
     }
 }

@@ -131,6 +131,7 @@ fn cache() -> Workload {
         missing_bytes: 0,
         not_evacuable: String::new(),
         precopy: None,
+        last_drill: None,
         last_error: String::new(),
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     daemon::Context,
     observe::{chain, failpoint},
     pipeline,
-    precopy::{self, AheadError, SharedAhead, Uncaptured},
+    precopy::{AheadError, SharedAhead, Uncaptured},
     workload::Workload,
 };
 
@@ -157,9 +157,8 @@ impl Parts<'_> {
             parent: self.right.head.latest.map(|latest| latest.checkpoint),
             shared_memory,
         };
-        if let Some(ahead) = self.ahead {
+        if self.ahead.is_some() {
             manifest.prune();
-            precopy::lock(ahead).name(manifest.packs.iter().map(|pack| pack.id));
         }
         if let Some(loading) = self.loading {
             loading

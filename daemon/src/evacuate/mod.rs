@@ -25,6 +25,7 @@ pub mod objects;
 pub mod outcomes;
 pub mod proof;
 pub mod recover;
+mod rehearse;
 pub mod report;
 
 mod save;

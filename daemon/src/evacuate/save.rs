@@ -2,14 +2,14 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use lifeboat_criu::{Described, Dump, DumpError, DumpRequest, WorkDir};
 use lifeboat_format::pack::PackOrigin;
 use lifeboat_proto::{
     hold::{self, to_hold::Message},
-    id::CheckpointId,
+    id::{CheckpointId, PackId},
 };
 use lifeboat_store::Call;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ use super::{
     files::FileAccess,
     memory::CaptureError,
     proof::{self, ProofError},
+    rehearse,
     report::SaveReport,
 };
 use crate::{
@@ -33,7 +34,7 @@ use crate::{
     pipeline::{Pipeline, PipelineError, PipelineOptions},
     precopy::{self, BatchError, SharedAhead},
     workload::{
-        Body, Phase, Saved, Tree, Workload,
+        Body, Drilled, Phase, Saved, Tree, Workload,
         namespaces::{NamespaceError, Namespaces},
     },
 };
@@ -48,6 +49,8 @@ pub enum Mode {
     Evacuate,
     /// It runs on.
     Checkpoint,
+    /// It runs on, and nothing was committed: a rehearsal.
+    Drill,
 }
 
 /// Why a workload was not saved. It runs on.
@@ -185,6 +188,9 @@ impl Save<'_> {
         body: &mut Body,
         before: Phase,
     ) {
+        if self.mode == Mode::Drill {
+            return self.publish_drill(result.as_ref().err(), before);
+        }
         match result {
             Ok(id) => {
                 let saved = self.saved(*id).await;
@@ -194,7 +200,7 @@ impl Save<'_> {
                         view.last_error.clear();
                         view.phase = match self.mode {
                             Mode::Evacuate => Phase::Evacuated,
-                            Mode::Checkpoint => before,
+                            _ => before,
                         };
                     });
                 if self.mode == Mode::Evacuate {
@@ -211,6 +217,24 @@ impl Save<'_> {
                 });
             }
         }
+    }
+
+    /// A rehearsal that failed is news, and no failure of the workload's.
+    fn publish_drill(&self, error: Option<&SaveError>, before: Phase) {
+        let drill = Drilled {
+            at: SystemTime::now(),
+            total: self.report.elapsed(),
+            margin_ms: self.deadline.margin_ms(),
+            error: error.map(|error| chain(error)),
+        };
+        let event = match &drill.error {
+            None => "rehearsed: it would have been saved",
+            Some(_) => "rehearsed: it would not have been saved",
+        };
+        self.workload.publish(event, |view| {
+            view.phase = before;
+            view.last_drill = Some(drill);
+        });
     }
 
     async fn saved(&self, id: CheckpointId) -> Saved {
@@ -363,7 +387,7 @@ impl Save<'_> {
             .for_criu()
             .map_err(SaveError::Namespaces)?;
         let mut request = DumpRequest::new(tree.inner_pid, namespaces, prepared.work_dir.clone());
-        request.leave_running = self.mode == Mode::Checkpoint;
+        request.leave_running = self.mode != Mode::Evacuate;
         request.tcp = self.workload.tcp_mode();
         request.describe_within = self.context.config.save.describe_timeout;
         let criu = &self.context.criu;
@@ -454,7 +478,7 @@ impl Save<'_> {
     ) -> Result<(), SaveError> {
         let mut described = match self.mode {
             Mode::Evacuate => Some(described),
-            Mode::Checkpoint => {
+            Mode::Checkpoint | Mode::Drill => {
                 let committing = described.committing().await.map_err(SaveError::Describe)?;
                 committing.release().await.map_err(SaveError::Describe)?;
                 self.report.mark("release");
@@ -479,13 +503,17 @@ impl Save<'_> {
                 return Err(error);
             }
         };
-        match described {
-            None => self.commit_running(manifest).await,
-            Some(described) => self.commit_and_kill(prepared, described, manifest).await,
+        match (described, manifest) {
+            (None, Some(manifest)) => self.commit_running(manifest).await,
+            (Some(described), Some(manifest)) => {
+                self.commit_and_kill(prepared, described, manifest).await
+            }
+            (_, None) => Ok(()),
         }
     }
 
-    /// Waits for the uploads, then writes the manifest. Nothing points to it yet.
+    /// Waits for the uploads, then writes the manifest. Nothing points to it yet. `None`: it was only
+    /// a rehearsal, and is gone.
     async fn store(
         &self,
         prepared: &Prepared,
@@ -493,7 +521,7 @@ impl Save<'_> {
         pipeline: Pipeline,
         body: &Body,
         ahead: Option<&SharedAhead>,
-    ) -> Result<commit::Written, SaveError> {
+    ) -> Result<Option<commit::Written>, SaveError> {
         let work = async {
             let uploaded = pipeline.finish().await.map_err(SaveError::Pipeline)?;
             self.report.mark("upload");
@@ -508,6 +536,9 @@ impl Save<'_> {
                 memory_bytes: self.report.memory_bytes.load(Ordering::Relaxed),
                 frozen_at: self.report.frozen_at(),
             };
+            // Without books nobody else has any use for them.
+            let packs = uploaded.packs.iter().map(|pack| pack.id);
+            let packs: Vec<PackId> = packs.filter(|_| ahead.is_none()).collect();
             let manifest = parts
                 .manifest(uploaded, captured)
                 .map_err(SaveError::Commit)?;
@@ -518,9 +549,16 @@ impl Save<'_> {
                     .map_err(SaveError::Audit)?;
                 self.report.mark("audit");
             }
-            commit::write(self.context, &manifest, self.call())
-                .await
-                .map_err(SaveError::Commit)
+            if self.mode == Mode::Drill {
+                let written = rehearse::write(self.context, &manifest, &packs, self.call());
+                written.await.map_err(SaveError::Commit)?;
+                return Ok(None);
+            }
+            if let Some(ahead) = ahead {
+                precopy::lock(ahead).name(manifest.packs.iter().map(|pack| pack.id));
+            }
+            let written = commit::write(self.context, &manifest, self.call()).await;
+            written.map(Some).map_err(SaveError::Commit)
         };
         let written = self.guard(work).await??;
         self.report.mark("manifest");

@@ -20,6 +20,8 @@ pub enum Outcome {
     Evacuated,
     /// Committed; runs on.
     Checkpointed,
+    /// Rehearsed; runs on.
+    Rehearsed,
     /// Not committed; runs on.
     Failed,
 }

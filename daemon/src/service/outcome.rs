@@ -28,6 +28,7 @@ pub fn message(
     let outcome = match (result, mode) {
         (Ok(_), Mode::Evacuate) => v1::SaveOutcome::Evacuated,
         (Ok(_), Mode::Checkpoint) => v1::SaveOutcome::Checkpointed,
+        (Ok(_), Mode::Drill) => v1::SaveOutcome::Rehearsed,
         (Err(SaveError::Ended), _) => v1::SaveOutcome::Gone,
         (Err(_), _) => v1::SaveOutcome::FailedRunning,
     };
@@ -37,7 +38,10 @@ pub fn message(
     });
     v1::SaveResult {
         workload: workload.name.to_string(),
-        checkpoint: result.as_ref().map(ToString::to_string).unwrap_or_default(),
+        checkpoint: match (result, mode) {
+            (Ok(id), Mode::Evacuate | Mode::Checkpoint) => id.to_string(),
+            _ => String::new(),
+        },
         outcome: outcome.into(),
         error: result
             .as_ref()
@@ -96,6 +100,7 @@ pub fn count(
     let outcome = match (result, mode) {
         (Ok(_), Mode::Evacuate) => Outcome::Evacuated,
         (Ok(_), Mode::Checkpoint) => Outcome::Checkpointed,
+        (Ok(_), Mode::Drill) => Outcome::Rehearsed,
         (Err(_), _) => Outcome::Failed,
     };
     metrics.saves.get_or_create(&SaveLabels { outcome }).inc();
@@ -123,10 +128,5 @@ fn committed_after(report: &SaveReport) -> Duration {
 }
 
 fn margin(deadline: Deadline) -> Option<prost_types::Duration> {
-    let millis = deadline.margin_ms()?;
-    let nanos = i32::try_from(millis % 1000).unwrap_or(0) * 1_000_000;
-    Some(prost_types::Duration {
-        seconds: millis / 1000,
-        nanos,
-    })
+    deadline.margin_ms().map(view::milliseconds)
 }

@@ -51,6 +51,12 @@ pub fn workload(context: &Context, workload: &Workload) -> v1::Workload {
         not_evacuable: ahead
             .and_then(|ahead| ahead.late.clone())
             .unwrap_or_default(),
+        last_drill: view.last_drill.map(|drill| v1::LastDrill {
+            ended_at: Some(drill.at.into()),
+            total: duration(drill.total),
+            margin: drill.margin_ms.map(milliseconds),
+            error: drill.error.unwrap_or_default(),
+        }),
         precopy: ahead.map(|ahead| precopy(&ahead.figures)),
         last_error: view.last_error,
     }
@@ -105,6 +111,15 @@ pub fn summary_of(manifest: &lifeboat_format::Manifest) -> v1::CheckpointSummary
         frozen_at: Some(frozen_at.into()),
         memory_bytes: manifest.memory_bytes,
         epoch: manifest.epoch.0,
+    }
+}
+
+/// Milliseconds for the wire, which may be negative.
+#[must_use]
+pub fn milliseconds(millis: i64) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: millis / 1000,
+        nanos: i32::try_from(millis % 1000).unwrap_or(0) * 1_000_000,
     }
 }
 

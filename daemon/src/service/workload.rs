@@ -284,11 +284,19 @@ impl WorkloadService for Workloads {
 
     async fn drill(
         &self,
-        _request: Request<v1::DrillRequest>,
+        request: Request<v1::DrillRequest>,
     ) -> Result<Response<Self::DrillStream>, Status> {
-        Err(Status::unimplemented(
-            "this version cannot rehearse an eviction yet",
-        ))
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let deadline = deadline(request.budget)?;
+        let workloads = self.select(request.selection, &caller)?;
+        let stream = self.save(workloads, Mode::Drill, deadline, |told| v1::DrillResponse {
+            event: Some(match told {
+                Told::Progress(progress) => v1::drill_response::Event::Progress(progress),
+                Told::Result(result) => v1::drill_response::Event::Result(result),
+            }),
+        });
+        Ok(Response::new(stream))
     }
 }
 

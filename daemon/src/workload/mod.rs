@@ -12,7 +12,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use lifeboat_criu::TcpMode;
@@ -72,10 +72,25 @@ pub struct View {
     pub missing_bytes: u64,
     /// How much of its memory is saved ahead of time, while that is done.
     pub ahead: Option<Arc<AheadView>>,
+    /// The last rehearsal.
+    pub last_drill: Option<Drilled>,
     /// Last failure, for people.
     pub last_error: String,
     /// What changed last, for people.
     pub event: String,
+}
+
+/// How a rehearsal went.
+#[derive(Clone, Debug)]
+pub struct Drilled {
+    /// When it ended.
+    pub at: SystemTime,
+    /// From the call to where the commit would have been.
+    pub total: Duration,
+    /// Time that was left until the deadline, negative if it had passed; none without one.
+    pub margin_ms: Option<i64>,
+    /// Why the workload would not have been saved.
+    pub error: Option<String>,
 }
 
 /// How much of a workload's memory is saved ahead of time.
@@ -179,6 +194,7 @@ impl Workload {
             last_checkpoint: None,
             missing_bytes: 0,
             ahead: None,
+            last_drill: None,
             last_error: String::new(),
             event: "registered".to_owned(),
         };

@@ -14,6 +14,7 @@ mod takeover;
 
 mod bad_input;
 mod cycles;
+mod drill;
 mod kill;
 mod notices;
 mod precopy;
