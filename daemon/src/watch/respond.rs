@@ -5,7 +5,7 @@
 //! A notice that is withdrawn stops what can be stopped: saves that have not begun to commit are called
 //! off, and their workloads run on. What was committed has left.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc, time::Duration};
 
 use lifeboat_watch::{Answered, Change, Notice, Scope};
 use tokio::{
@@ -26,6 +26,15 @@ use crate::{
 /// Most workloads that are saved at one time: each has packs in flight of its own, and the memory of
 /// the daemon is bounded.
 const AT_ONCE: usize = 4;
+
+/// Most attempts to save a workload at one notice.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// Time from one attempt to the next.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(300);
+
+/// Least time in which it is worth trying again.
+const WORTH_TRYING: Duration = Duration::from_secs(1);
 
 /// Acts on notices until the queue is closed.
 pub(super) async fn run(
@@ -184,25 +193,47 @@ fn in_order(context: &Context, scope: &Scope) -> Vec<Arc<Workload>> {
     all.into_iter().map(|(_, one)| one).collect()
 }
 
-/// Evacuates a workload; tells whether that was committed.
+/// Evacuates a workload; tells whether that was committed. What fails is tried again as long as there
+/// is time: a store that was away for a moment must not cost a workload.
 async fn save(
     context: Arc<Context>,
     workload: Arc<Workload>,
     deadline: Deadline,
     cancel: CancellationToken,
 ) -> bool {
+    for attempt in 1..=ATTEMPTS_MAX {
+        if save_once(&context, &workload, deadline, cancel.clone()).await {
+            return true;
+        }
+        let is_over = matches!(workload.view().phase, Phase::Evacuated | Phase::Ended);
+        let left = deadline.remaining();
+        if is_over || cancel.is_cancelled() || left.is_some_and(|left| left < WORTH_TRYING) {
+            break;
+        }
+        tracing::warn!(workload = %workload.name, attempt, "tried again");
+        tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+    }
+    false
+}
+
+async fn save_once(
+    context: &Arc<Context>,
+    workload: &Arc<Workload>,
+    deadline: Deadline,
+    cancel: CancellationToken,
+) -> bool {
     let report = SaveReport::default();
     let save = Save {
-        context: &context,
-        workload: &workload,
+        context,
+        workload,
         mode: Mode::Evacuate,
         deadline,
         cancel,
         report: &report,
     };
     let result = save.run().await;
-    outcome::count(&context, Mode::Evacuate, &report, &result);
-    outcome::log(&workload, Mode::Evacuate, deadline, &report, &result);
+    outcome::count(context, Mode::Evacuate, &report, &result);
+    outcome::log(workload, Mode::Evacuate, deadline, &report, &result);
     result.map_err(|error| chain(&error)).is_ok()
 }
 

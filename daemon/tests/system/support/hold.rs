@@ -182,6 +182,7 @@ impl Hold {
             status
         });
         let lines = self.stdout.finish(Duration::from_secs(5));
+        self.stderr.finish(Duration::from_secs(5));
         (status.code().unwrap_or(-1), lines)
     }
 
