@@ -11,7 +11,7 @@ use lifeboat_proto::{
     hold::{self, to_hold::Message},
     id::{CheckpointId, PackId},
 };
-use lifeboat_store::Call;
+use lifeboat_store::{Call, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -82,6 +82,9 @@ pub enum SaveError {
     /// What is still pending could not be stored, and the workload was not frozen for it.
     #[error("store memory before the freeze")]
     Ahead(#[source] BatchError),
+    /// The store does not say whether it still has what was copied ahead of time.
+    #[error("look for what was copied ahead of time; the workload was not frozen")]
+    Stock(#[source] StoreError),
     /// Memory or files could not be captured.
     #[error("capture memory and files")]
     Capture(#[source] CaptureError),
@@ -266,11 +269,12 @@ impl Save<'_> {
             }
         }
         let mut books = self.workload.place.take().await;
-        let ahead = books.ahead().filter(|_| loading.is_none()).cloned();
-        if let Some(ahead) = ahead.as_ref().filter(|_| self.context.config.save.hurry) {
-            let hurry = precopy::hurry(self.context, ahead, tree.pid, self.deadline);
-            self.guard(hurry).await?.map_err(SaveError::Ahead)?;
-            self.report.mark("hurry");
+        let mut ahead = books.ahead().filter(|_| loading.is_none()).cloned();
+        if let Some(known) = &ahead
+            && !self.guard(self.get_ready(known, tree.pid)).await??
+        {
+            books.forget();
+            ahead = None;
         }
         let mut prepared = self.prepare(tree).await?;
         failpoint::reach("journal");
@@ -321,6 +325,26 @@ impl Save<'_> {
             books.forget();
         }
         outcome.map(|()| id)
+    }
+
+    /// Before the freeze: sends what is pending, and asks the store for what was sent before.
+    /// `false`: something of it is gone.
+    async fn get_ready(&self, ahead: &SharedAhead, pid: u32) -> Result<bool, SaveError> {
+        let hurry = async {
+            if self.context.config.save.hurry {
+                precopy::hurry(self.context, ahead, pid, self.deadline).await?;
+            }
+            Ok(())
+        };
+        let is_there = precopy::is_there(self.context, ahead, self.call());
+        let (hurried, is_there) = tokio::join!(hurry, is_there);
+        hurried.map_err(SaveError::Ahead)?;
+        let is_there = is_there.map_err(SaveError::Stock)?;
+        self.report.mark("hurry");
+        if !is_there {
+            tracing::error!(workload = %self.workload.name, "all memory is read anew");
+        }
+        Ok(is_there)
     }
 
     async fn prepare(&self, tree: &Tree) -> Result<Prepared, SaveError> {

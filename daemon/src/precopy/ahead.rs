@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use lifeboat_format::{FormatError, error::Problem, pack::PackOrigin};
+use lifeboat_format::{FormatError, error::Problem, manifest::PackRef, pack::PackOrigin};
 use lifeboat_proto::{
     id::{Epoch, PackId, WorkloadName},
     units::{PAGE_BYTES, PAGE_SIZE, PageRun},
@@ -292,6 +292,11 @@ impl Ahead {
         } else {
             rate
         };
+    }
+
+    /// All packs that the books name.
+    pub(super) fn stored_packs(&self) -> Vec<PackRef> {
+        self.stored.packs().collect()
     }
 
     /// Packs that are garbage once the books end: no checkpoint names them.

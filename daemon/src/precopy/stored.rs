@@ -20,10 +20,11 @@ pub(crate) const LIVE_PERCENT_MIN: u64 = 60;
 const WORTH_BYTES: u64 = 64 << 20;
 
 /// Most bytes that are captured anew in one go.
-const EMPTIED_BYTES_MAX: u64 = 64 << 20;
+const EMPTIED_BYTES_MAX: u64 = 256 << 20;
 
-/// A pack that no checkpoint names is emptied after this time: `lifeboat gc` takes it for garbage
-/// some hours later ([`crate::store_gc::PACK_AGE_MIN`]).
+/// A pack is emptied after this time, whoever names it now: the checkpoint that does may be deleted,
+/// and `lifeboat gc` takes a pack that nothing names for garbage some hours later
+/// ([`crate::store_gc::PACK_AGE_MIN`]).
 const REFRESH_AFTER: Duration = Duration::from_secs(12 * 3600);
 
 /// The tables.
@@ -109,10 +110,7 @@ impl Stored {
                 .sum::<u64>(),
             live.iter().sum::<u64>(),
         );
-        let is_old = |pack: &Pack| {
-            now.saturating_duration_since(pack.since) > REFRESH_AFTER
-                && !self.committed.contains(&pack.pack.id)
-        };
+        let is_old = |pack: &Pack| now.saturating_duration_since(pack.since) > REFRESH_AFTER;
         let mut order: Vec<usize> = (0..self.packs.len()).collect();
         // Old ones first, then those with the least to move for what it frees.
         order.sort_by_key(|at| {
@@ -249,8 +247,10 @@ mod tests {
         let later = Instant::now() + REFRESH_AFTER + Duration::from_secs(1);
         let mut all = stored(2, 64);
         assert_eq!(all.to_empty(later).len(), 128);
+        // The checkpoint may be deleted any time.
         all.commit([PackId([0; 16]), PackId([1; 16])]);
-        assert!(all.to_empty(later).is_empty());
+        assert_eq!(all.to_empty(later).len(), 128);
+        assert!(all.to_empty(Instant::now()).is_empty());
     }
 
     #[test]

@@ -176,3 +176,31 @@ fn a_daemon_that_starts_anew_copies_anew() {
     let (status, _) = hold.wait_for_end(SOON);
     assert_eq!(status, 75, "{}", hold.said());
 }
+
+#[test]
+fn a_pack_that_somebody_has_deleted_is_found_out_before_anybody_is_killed() {
+    let store = TestStore::folder();
+    // Without the audit: nothing else would notice.
+    let options = NodeOptions {
+        config: "[precopy]\nshortest = '100ms'\ncpu_share = 1.0\n[save]\naudit = false",
+        ..NodeOptions::default()
+    };
+    let nodes = ["a", "b"].map(|name| Node::start_with(name, &store, options));
+    let program = keeper("data[(n * 4096) % (1 << 20)] ^= 1");
+    let argv = ["python3", "-c", &program];
+    let mut hold = Hold::start(&nodes[0], "keeper", &argv);
+    hold.wait_for_lines(3, SOON);
+    wait_until_saved(&nodes[0], "keeper", 16 * MIB);
+    for pack in store.files("packs") {
+        std::fs::remove_file(pack).unwrap();
+    }
+    nodes[0].evacuate("keeper");
+    let (status, lines) = hold.wait_for_end(SOON);
+    assert_eq!(status, 75, "{}", hold.said());
+    let verified = nodes[0].run(&["verify", "keeper"]);
+    assert!(verified.status.success(), "{verified:?}");
+    let again = Hold::start(&nodes[1], "keeper", &argv);
+    let sum = |line: &str| line.split(' ').nth(1).unwrap().to_owned();
+    let more = again.wait_for_lines(3, SOON);
+    assert_eq!(sum(&lines[0]), sum(&more[0]));
+}
