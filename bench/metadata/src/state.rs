@@ -105,6 +105,12 @@ impl Control {
         known
     }
 
+    /// How many requests are being answered now: those that wait for a change, mostly.
+    #[must_use]
+    pub fn asking(&self) -> usize {
+        self.0.receiver_count()
+    }
+
     /// Answers 503 to everybody, or not any more.
     pub fn set_unavailable(&self, unavailable: bool) {
         self.0.send_modify(|state| state.unavailable = unavailable);

@@ -9,7 +9,7 @@ use tokio::{
 
 use std::net::SocketAddr;
 
-use lifeboat_metadata::{Emulator, Wanted};
+use lifeboat_metadata::{Control, Emulator, Wanted};
 
 /// Path below which the values are.
 const ROOT: &str = "/computeMetadata/v1/instance/";
@@ -17,7 +17,7 @@ const ROOT: &str = "/computeMetadata/v1/instance/";
 /// Longer than anything here may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-pub(crate) struct Server(SocketAddr);
+pub(crate) struct Server(SocketAddr, Control);
 
 pub(crate) struct Got {
     pub(crate) status: u16,
@@ -45,8 +45,19 @@ impl Server {
             .await
             .unwrap();
         let address = emulator.address().unwrap();
+        let control = emulator.control();
         tokio::spawn(emulator.serve());
-        Self(address)
+        Self(address, control)
+    }
+
+    /// Waits until a request is being answered.
+    async fn is_asked(&self) {
+        let asked = async {
+            while self.1.asking() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, asked).await.unwrap();
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Got {
@@ -102,7 +113,7 @@ async fn a_wait_ends_with_the_change() {
     let etag = server.get("").await.etag();
     let wait = format!("?wait_for_change=true&last_etag={etag}&timeout_sec=20");
     let (got, ()) = tokio::join!(server.get(&wait), async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.is_asked().await;
         // Another value is not what is waited for.
         assert_eq!(
             server
@@ -140,7 +151,7 @@ async fn maintenance_answers_503_also_to_those_who_wait() {
     let etag = server.get("").await.etag();
     let wait = format!("?wait_for_change=true&last_etag={etag}");
     let (got, status) = tokio::join!(server.get(&wait), async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.is_asked().await;
         server.set("unavailable", "true").await
     });
     assert_eq!((got.status, status), (503, 200));

@@ -41,7 +41,7 @@ pub fn target() -> PathBuf {
         .to_owned()
 }
 
-/// One of this package's examples.
+/// One of the programs for tests that need what only `lifeboat-sys` may do (`daemon/sys/examples`).
 pub fn example(name: &str) -> PathBuf {
     build();
     target().join("examples").join(name)
@@ -54,7 +54,7 @@ fn build() {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         for what in [
             ["lifeboat-preload", "--lib", "--bins"],
-            ["lifeboat-criu", "--lib", "--examples"],
+            ["lifeboat-sys", "--lib", "--examples"],
         ] {
             let built = Command::new(&cargo)
                 .args(["build", "--quiet", "--package"])

@@ -10,7 +10,7 @@ use nix::{errno::Errno, sys::wait::waitpid, unistd::Pid};
 fn main() {
     // What the test's own parents left open belongs to other mount namespaces: CRIU refuses it.
     // SAFETY: this program has opened nothing yet, so nothing of it is closed.
-    unsafe { nix::libc::close_range(3, nix::libc::c_uint::MAX, 0) };
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     if env::var_os("HOLD_NET").is_some() {
         let up = Command::new("ip")
             .args(["link", "set", "lo", "up"])

@@ -238,7 +238,7 @@ fn leave_a_zombie() {
     // SAFETY: the child only ends, which is safe after any fork.
     match unsafe { nix::unistd::fork() }.expect("forks") {
         // SAFETY: it ends this process and touches nothing.
-        nix::unistd::ForkResult::Child => unsafe { nix::libc::_exit(3) },
+        nix::unistd::ForkResult::Child => unsafe { libc::_exit(3) },
         nix::unistd::ForkResult::Parent { .. } => {}
     }
 }
@@ -246,8 +246,7 @@ fn leave_a_zombie() {
 fn open_io_uring() {
     let mut parameters = [0_u8; 120];
     // SAFETY: 120 bytes are the size of struct io_uring_params.
-    let ring =
-        unsafe { nix::libc::syscall(nix::libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
     assert!(ring >= 0, "io_uring_setup(2) is allowed");
 }
 
