@@ -229,7 +229,7 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-fn inner_pid(pid: u32) -> Option<u32> {
+pub fn inner_pid(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let pids = status
         .lines()

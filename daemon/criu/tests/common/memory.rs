@@ -40,8 +40,6 @@ impl Hider {
     /// For a tree with these processes.
     pub fn new(hold: &Hold, inner: &[u32]) -> Self {
         let process = |inner: &u32| {
-            // The program may still be forking it.
-            super::hold::eventually("it runs", || hold.outer_pid(*inner).is_some());
             let outer = hold.outer_pid(*inner).expect("it runs");
             (*inner, (outer, Smaps::read(outer).expect("readable")))
         };
