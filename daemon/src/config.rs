@@ -129,7 +129,7 @@ pub struct Save {
     pub threads: usize,
     /// Packs in flight to the store at once.
     pub uploads: usize,
-    /// Compression: `raw`, `fast`, `balanced` or `small`.
+    /// Compression: `auto`, or the same for all memory: `raw`, `fast`, `balanced` or `small`.
     pub effort: Effort,
     /// Whether an evacuation is read back from the store and compared with the frozen memory before
     /// it is committed. Takes long; for tests, and for whoever wants to know.
@@ -166,24 +166,27 @@ pub struct Warm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
+    /// Chosen for each frame, by what the link and the processors carry.
+    Auto,
     /// None.
     Raw,
-    /// LZ4 or a fast level of Zstandard.
+    /// LZ4.
     Fast,
     /// Zstandard 1.
     Balanced,
-    /// Zstandard 3.
+    /// Zstandard 6.
     Small,
 }
 
-impl From<Effort> for lifeboat_format::Effort {
+impl From<Effort> for Option<lifeboat_format::Effort> {
     fn from(effort: Effort) -> Self {
-        match effort {
-            Effort::Raw => Self::None,
-            Effort::Fast => Self::Fast,
-            Effort::Balanced => Self::Balanced,
-            Effort::Small => Self::Small,
-        }
+        Some(match effort {
+            Effort::Auto => return None,
+            Effort::Raw => lifeboat_format::Effort::None,
+            Effort::Fast => lifeboat_format::Effort::Fast,
+            Effort::Balanced => lifeboat_format::Effort::Balanced,
+            Effort::Small => lifeboat_format::Effort::Small,
+        })
     }
 }
 
@@ -193,7 +196,7 @@ impl Default for Save {
         Self {
             threads: cores.clamp(1, 16),
             uploads: 6,
-            effort: Effort::Balanced,
+            effort: Effort::Auto,
             audit: false,
             hurry: true,
             describe_timeout: Duration::from_secs(120),

@@ -18,6 +18,7 @@ use crate::{
     evacuate::{self, outcomes::Outcomes},
     journal::{Journal, JournalError},
     observe::metrics::{Metrics, WorkloadLabels},
+    pipeline::Rates,
     platform, precopy, restore,
     service::{self, identity::Caller, socket::SocketError},
     warm::Warm,
@@ -111,6 +112,8 @@ pub struct Context {
     pub registry: Registry,
     /// What was about to happen.
     pub journal: Journal,
+    /// What was measured of the link to the store, the processors and the codecs.
+    pub rates: Arc<Rates>,
     /// Figures for Prometheus.
     pub metrics: Metrics,
     /// Outcomes of saves that a hold may not have heard of.
@@ -163,6 +166,7 @@ impl Context {
             platform,
             registry: Registry::default(),
             journal,
+            rates: Arc::new(Rates::new(config.save.threads)),
             metrics: Metrics::default(),
             outcomes: Outcomes::default(),
             started_at: SystemTime::now(),
@@ -230,6 +234,7 @@ impl Context {
             let stored = figures.stored.get_or_create(&labels);
             stored.set(number(known.stored_bytes.0));
         }
+        self.metrics.of_codecs.update(&self.rates);
         self.metrics.text()
     }
 

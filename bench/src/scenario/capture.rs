@@ -23,7 +23,7 @@ use lifeboat_sys::{
     pagemap::{Pagemap, Query},
     vm::RemoteMemory,
 };
-use lifeboatd::pipeline::{Memory, Pipeline, PipelineOptions, Source};
+use lifeboatd::pipeline::{Memory, Pipeline, PipelineOptions, Purpose, Rates, Source};
 use rustix::process::Pid;
 use serde_json::json;
 use tokio::process::Command;
@@ -149,8 +149,9 @@ impl Target {
         let options = PipelineOptions {
             threads: self.threads,
             uploads: 6,
-            effort: Effort::None,
-            background: false,
+            effort: Some(Effort::None),
+            purpose: Purpose::Soon,
+            rates: Arc::new(Rates::new(self.threads)),
             seal: Arc::new(Seal::plain()),
             origin: PackOrigin {
                 workload: "capture".parse::<WorkloadName>()?,

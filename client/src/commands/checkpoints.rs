@@ -185,6 +185,15 @@ pub(super) fn named(one: &OneCheckpoint) -> CheckpointName {
     }
 }
 
+/// The frames by codec.
+fn codecs(view: &InspectView) -> String {
+    let all = view.codecs.iter().map(|one| {
+        let (raw, stored) = (size(one.raw_bytes), size(one.stored_bytes));
+        format!("{} {} ({raw} in {stored})", one.frames, one.codec)
+    });
+    or_dash(Some(all.collect::<Vec<_>>().join(", ")).filter(|all| !all.is_empty()))
+}
+
 fn describe(view: &InspectView) -> String {
     let mut text = pairs(&[
         ("workload", view.workload.clone()),
@@ -204,6 +213,7 @@ fn describe(view: &InspectView) -> String {
             format!("{}, {} stored", view.frames, size(view.stored_bytes)),
         ),
         ("decoded", size(view.raw_bytes)),
+        ("codecs", codecs(view)),
     ]);
     let mut spaces = Table::new(&[">PID", ">PAGES", ">RUNS"]);
     for space in &view.address_spaces {

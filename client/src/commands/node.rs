@@ -5,8 +5,8 @@ use lifeboat_client::Client;
 use super::{EXIT_FAILED, Failure, print};
 use crate::{
     cli::Output,
-    render::{Table, or_dash, pairs, size},
-    view::{CapabilityView, NodeView, NoticeSourceView},
+    render::{Table, duration, or_dash, pairs, size},
+    view::{CapabilityView, NodeView, NoticeSourceView, RatesView},
 };
 
 /// Shows the node.
@@ -40,6 +40,8 @@ pub(super) async fn status(client: &mut Client, output: Output) -> Result<u8, Fa
             ("running since", or_dash(view.started_at.clone())),
             ("workloads", view.workloads.to_string()),
             ("upload rate", rate),
+            ("link", link(&view.rates)),
+            ("codecs", codecs(&view.rates)),
             ("notice", notice),
             ("watched", watched(&view)),
             (
@@ -49,6 +51,33 @@ pub(super) async fn status(client: &mut Client, output: Output) -> Result<u8, Fa
         ])
     })?;
     Ok(0)
+}
+
+/// What the link carries, as far as that is known.
+fn link(rates: &RatesView) -> String {
+    let per_second = |rate| format!("{}/s", size(rate));
+    match (rates.link_bytes_per_second, rates.link_bytes_per_second_min) {
+        (Some(rate), _) => {
+            let age = rates
+                .link_age_ms
+                .map(|age| format!(", {} ago", duration(age)));
+            format!("{}{}", per_second(rate), age.unwrap_or_default())
+        }
+        (None, Some(least)) => format!("at least {}; never the limit", per_second(least)),
+        (None, None) => "not known yet".to_owned(),
+    }
+}
+
+/// What codecs gain and cost, as far as that was measured.
+fn codecs(rates: &RatesView) -> String {
+    let measured = rates.codecs.iter().filter(|one| one.measured);
+    let all: Vec<String> = measured
+        .map(|one| {
+            let (percent, rate) = (one.ratio * 100.0, size(one.bytes_per_second));
+            format!("{} {percent:.0} % at {rate}/s", one.codec)
+        })
+        .collect();
+    or_dash(Some(all.join(", ")).filter(|all| !all.is_empty()))
 }
 
 /// Who is asked whether the machine will go, and who of them does not answer.

@@ -3,7 +3,7 @@
 use lifeboat_proto::v1::{CheckpointEntry, CheckpointSummary, InspectResponse};
 use serde::Serialize;
 
-use super::timestamp;
+use super::{save::CodecUseView, timestamp};
 
 /// A checkpoint in a list.
 #[derive(Debug, Serialize)]
@@ -34,6 +34,7 @@ pub(crate) struct InspectView {
     pub(crate) raw_bytes: u64,
     pub(crate) frames: u64,
     pub(crate) file_bytes: u64,
+    pub(crate) codecs: Vec<CodecUseView>,
     pub(crate) packs: Vec<SizedView>,
     pub(crate) address_spaces: Vec<AddressSpaceView>,
     pub(crate) image_files: Vec<SizedView>,
@@ -90,6 +91,7 @@ impl From<InspectResponse> for InspectView {
             raw_bytes: response.raw_bytes,
             frames: response.frames,
             file_bytes: response.file_bytes,
+            codecs: response.codecs.into_iter().map(Into::into).collect(),
             packs: packs
                 .map(|pack| SizedView {
                     name: pack.key,

@@ -1,11 +1,11 @@
 //! The node and what it can do.
 
 use lifeboat_proto::v1::{
-    Capability, CapabilityState, GetStatusResponse, NoticeKind, NoticeSource, WarmCheckpoint,
+    Capability, CapabilityState, GetStatusResponse, NoticeKind, NoticeSource, Rates, WarmCheckpoint,
 };
 use serde::Serialize;
 
-use super::{filled, timestamp};
+use super::{filled, milliseconds, timestamp};
 
 /// The node.
 #[derive(Debug, Serialize)]
@@ -17,9 +17,29 @@ pub(crate) struct NodeView {
     pub(crate) started_at: Option<String>,
     pub(crate) workloads: u32,
     pub(crate) upload_bytes_per_second: u64,
+    pub(crate) rates: RatesView,
     pub(crate) notice: Option<NoticeView>,
     pub(crate) notice_sources: Vec<NoticeSourceView>,
     pub(crate) warm: Vec<WarmView>,
+}
+
+/// What was measured.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct RatesView {
+    pub(crate) link_bytes_per_second: Option<u64>,
+    pub(crate) link_age_ms: Option<i64>,
+    pub(crate) link_bytes_per_second_min: Option<u64>,
+    pub(crate) threads: f64,
+    pub(crate) codecs: Vec<CodecCostView>,
+}
+
+/// What a codec costs and gains.
+#[derive(Debug, Serialize)]
+pub(crate) struct CodecCostView {
+    pub(crate) codec: String,
+    pub(crate) ratio: f64,
+    pub(crate) bytes_per_second: u64,
+    pub(crate) measured: bool,
 }
 
 /// Somebody who may say that this machine will go.
@@ -77,9 +97,28 @@ impl From<GetStatusResponse> for NodeView {
             started_at: timestamp(status.started_at),
             workloads: status.workloads,
             upload_bytes_per_second: status.upload_bytes_per_second,
+            rates: status.rates.map(RatesView::from).unwrap_or_default(),
             notice,
             notice_sources: status.notice_sources.into_iter().map(Into::into).collect(),
             warm: status.warm.into_iter().map(WarmView::from).collect(),
+        }
+    }
+}
+
+impl From<Rates> for RatesView {
+    fn from(rates: Rates) -> Self {
+        let codecs = rates.codecs.into_iter().map(|one| CodecCostView {
+            codec: one.codec,
+            ratio: one.ratio,
+            bytes_per_second: one.bytes_per_second,
+            measured: one.measured,
+        });
+        Self {
+            link_bytes_per_second: rates.link_bytes_per_second,
+            link_age_ms: rates.link_age.as_ref().map(milliseconds),
+            link_bytes_per_second_min: rates.link_bytes_per_second_min,
+            threads: rates.threads,
+            codecs: codecs.collect(),
         }
     }
 }

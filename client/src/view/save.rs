@@ -1,6 +1,6 @@
 //! Outcomes of saving.
 
-use lifeboat_proto::v1::{SaveOutcome, SaveResult};
+use lifeboat_proto::v1::{CodecUse, SaveOutcome, SaveResult};
 use serde::Serialize;
 
 use super::{filled, milliseconds};
@@ -19,6 +19,27 @@ pub(crate) struct SaveView {
     pub(crate) read_bytes: u64,
     pub(crate) uploaded_bytes: u64,
     pub(crate) stages: Vec<StageView>,
+    pub(crate) codecs: Vec<CodecUseView>,
+}
+
+/// Frames that are stored with one codec.
+#[derive(Debug, Serialize)]
+pub(crate) struct CodecUseView {
+    pub(crate) codec: String,
+    pub(crate) frames: u64,
+    pub(crate) raw_bytes: u64,
+    pub(crate) stored_bytes: u64,
+}
+
+impl From<CodecUse> for CodecUseView {
+    fn from(one: CodecUse) -> Self {
+        Self {
+            codec: one.codec,
+            frames: one.frames,
+            raw_bytes: one.raw_bytes,
+            stored_bytes: one.stored_bytes,
+        }
+    }
 }
 
 /// When a stage of saving ended.
@@ -46,6 +67,7 @@ impl From<SaveResult> for SaveView {
             read_bytes: result.read_bytes,
             uploaded_bytes: result.uploaded_bytes,
             stages: stages.collect(),
+            codecs: result.codecs.into_iter().map(Into::into).collect(),
         }
     }
 }

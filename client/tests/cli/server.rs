@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, path::PathBuf, pin::Pin, time::Duration};
 use lifeboat_proto::v1::{
     AddressSpaceEntry, AttachRequest, AttachResponse, Blocker, Capability, CapabilityState,
     CheckRequest, CheckResponse, CheckpointEntry, CheckpointRequest, CheckpointResponse,
-    CheckpointServiceListRequest, CheckpointServiceListResponse, CheckpointSummary,
-    CollectGarbageRequest, CollectGarbageResponse, DeleteRequest, DeleteResponse, DrillRequest,
-    DrillResponse, EvacuateRequest, EvacuateResponse, GetRequest, GetResponse, GetStatusRequest,
-    GetStatusResponse, GiveNoticeRequest, GiveNoticeResponse, ImageFileEntry, InspectRequest,
-    InspectResponse, ListRequest, ListResponse, Notice, NoticeKind, NoticeSource, PackEntry,
-    PrefetchRequest, PrefetchResponse, Process, Progress, SaveOutcome, SaveResult, StageTime,
-    TcpPolicy, VerifyRequest, VerifyResponse, WarmCheckpoint, WatchRequest, WatchResponse,
-    Workload, WorkloadState, checkpoint_response,
+    CheckpointServiceListRequest, CheckpointServiceListResponse, CheckpointSummary, CodecCost,
+    CodecUse, CollectGarbageRequest, CollectGarbageResponse, DeleteRequest, DeleteResponse,
+    DrillRequest, DrillResponse, EvacuateRequest, EvacuateResponse, GetRequest, GetResponse,
+    GetStatusRequest, GetStatusResponse, GiveNoticeRequest, GiveNoticeResponse, ImageFileEntry,
+    InspectRequest, InspectResponse, ListRequest, ListResponse, Notice, NoticeKind, NoticeSource,
+    PackEntry, PrefetchRequest, PrefetchResponse, Process, Progress, Rates, SaveOutcome,
+    SaveResult, StageTime, TcpPolicy, VerifyRequest, VerifyResponse, WarmCheckpoint, WatchRequest,
+    WatchResponse, Workload, WorkloadState, checkpoint_response,
     checkpoint_service_server::{CheckpointService, CheckpointServiceServer},
     drill_response, evacuate_response,
     node_service_server::{NodeService, NodeServiceServer},
@@ -151,6 +151,15 @@ fn job() -> Workload {
 }
 
 /// A result that went well.
+fn codec_use(codec: &str) -> CodecUse {
+    CodecUse {
+        codec: codec.into(),
+        frames: 96,
+        raw_bytes: 48 << 20,
+        stored_bytes: 16 << 20,
+    }
+}
+
 pub(crate) fn saved(workload: &str, outcome: SaveOutcome) -> SaveResult {
     let stage = |stage: &str, after| StageTime {
         stage: stage.into(),
@@ -168,6 +177,7 @@ pub(crate) fn saved(workload: &str, outcome: SaveOutcome) -> SaveResult {
         uploaded_bytes: 20 << 20,
         stages: vec![stage("freeze", 2000), stage("commit", 3400)],
         margin: Some(duration(21_600)),
+        codecs: vec![codec_use("lz4")],
     }
 }
 
@@ -225,6 +235,26 @@ impl NodeService for Answering {
             started_at: moment(0),
             workloads: 2,
             upload_bytes_per_second: 100 << 20,
+            rates: Some(Rates {
+                link_bytes_per_second: Some(110 << 20),
+                link_age: Some(duration(4000)),
+                link_bytes_per_second_min: Some(90 << 20),
+                threads: 1.5,
+                codecs: vec![
+                    CodecCost {
+                        codec: "lz4".into(),
+                        ratio: 0.5,
+                        bytes_per_second: 700 << 20,
+                        measured: true,
+                    },
+                    CodecCost {
+                        codec: "zstd-6".into(),
+                        ratio: 0.3,
+                        bytes_per_second: 100 << 20,
+                        measured: false,
+                    },
+                ],
+            }),
             notice: Some(Notice {
                 source: "gce".into(),
                 kind: NoticeKind::Preemption.into(),
@@ -460,6 +490,7 @@ impl CheckpointService for Answering {
             raw_bytes: 48 << 20,
             frames: 96,
             file_bytes: 2048,
+            codecs: vec![codec_use("zstd")],
         }))
     }
 

@@ -98,6 +98,15 @@ impl Encoder {
 
     /// Like [`Encoder::encode`], but appends to `out`: what is there stays.
     pub fn append(&mut self, raw: &[u8], effort: Effort, out: &mut Vec<u8>) -> Codec {
+        self.compress(raw, effort, out).unwrap_or_else(|| {
+            out.extend_from_slice(raw);
+            Codec::Raw
+        })
+    }
+
+    /// Like [`Encoder::append`], but copies nothing: `None` means that `raw` is to be stored as it is,
+    /// and `out` is as before.
+    pub fn compress(&mut self, raw: &[u8], effort: Effort, out: &mut Vec<u8>) -> Option<Codec> {
         let begin = out.len();
         let limit = worthwhile_bytes(raw.len());
         if effort != Effort::None && limit > 0 && self.sample_pays(raw, effort) {
@@ -110,12 +119,11 @@ impl Encoder {
             if let Some(codec) = done
                 && out.len() - begin <= limit
             {
-                return codec;
+                return Some(codec);
             }
             out.truncate(begin);
         }
-        out.extend_from_slice(raw);
-        Codec::Raw
+        None
     }
 
     /// Whether a sample of a larger input becomes enough smaller. Small inputs need no sample.

@@ -6,8 +6,9 @@
 //!
 //! The directory tells what each frame is, so that an index can be rebuilt from packs alone. The
 //! footer's digest covers the directory, which holds the digest of every payload: it covers the
-//! whole pack, and its first 16 bytes are the pack's id. So each byte is hashed once, and a pack is
-//! built in one buffer that becomes the object's bytes without a copy.
+//! whole pack, and its first 16 bytes are the pack's id. So each byte is hashed once. A pack is built
+//! without a copy: in one buffer that becomes the object's bytes ([`PackBuilder::finish`]), or of
+//! payloads that others made, which stay where they are ([`PackBuilder::finish_pieces`]).
 
 mod directory;
 mod footer;
@@ -71,6 +72,9 @@ pub struct PackBuilder {
     index: u32,
     seal: Seal,
     target_bytes: usize,
+    /// What was finished before `buffer`.
+    pieces: Vec<Bytes>,
+    pieces_bytes: usize,
     buffer: Vec<u8>,
     directory: image::PackDirectory,
     directory_bytes: usize,
@@ -97,6 +101,24 @@ impl PackBuilder {
         buffer.clear();
         // Room for the frame that crosses the target, and for the directory: growing would copy.
         buffer.reserve(target_bytes + 2 * FRAME_BYTES_MAX);
+        Self::begin(index, origin, seal, target_bytes, buffer)
+    }
+
+    /// Like [`PackBuilder::new`], for a pack of payloads that were made elsewhere
+    /// ([`PackBuilder::append_payload`]): no memory is set aside for them.
+    #[must_use]
+    pub fn of_payloads(index: u32, origin: &PackOrigin, seal: &Seal, target_bytes: usize) -> Self {
+        let target_bytes = target_bytes.min(PACK_BYTES_MAX - 4 * FRAME_BYTES_MAX);
+        Self::begin(index, origin, seal, target_bytes, Vec::new())
+    }
+
+    fn begin(
+        index: u32,
+        origin: &PackOrigin,
+        seal: &Seal,
+        target_bytes: usize,
+        mut buffer: Vec<u8>,
+    ) -> Self {
         buffer.extend_from_slice(&header(FORMAT_VERSION, seal));
         let directory = image::PackDirectory {
             workload: origin.workload.to_string(),
@@ -109,6 +131,8 @@ impl PackBuilder {
             index,
             seal: seal.clone(),
             target_bytes,
+            pieces: Vec::new(),
+            pieces_bytes: 0,
             buffer,
             directory,
             directory_bytes,
@@ -192,8 +216,31 @@ impl PackBuilder {
         self.check_frame(raw_bytes, owner)?;
         check_stored(codec, payload.len() as u64, raw_bytes as u64)
             .map_err(|problem| invalid("stored_bytes", problem))?;
-        let begin = self.buffer.len();
+        let begin = self.payload_end();
         self.buffer.extend_from_slice(payload);
+        Ok(self.note_frame(begin, codec, raw_bytes, digest, owner))
+    }
+
+    /// Like [`PackBuilder::append_sealed`], of a payload that becomes a part of the pack as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackBuilder::encode`].
+    pub fn append_payload(
+        &mut self,
+        payload: Bytes,
+        codec: Codec,
+        raw_bytes: usize,
+        digest: Digest,
+        owner: &FrameOwner,
+    ) -> Result<FrameRef, FormatError> {
+        self.check_frame(raw_bytes, owner)?;
+        check_stored(codec, payload.len() as u64, raw_bytes as u64)
+            .map_err(|problem| invalid("stored_bytes", problem))?;
+        let begin = self.payload_end();
+        self.close_piece();
+        self.pieces_bytes += payload.len();
+        self.pieces.push(payload);
         Ok(self.note_frame(begin, codec, raw_bytes, digest, owner))
     }
 
@@ -214,12 +261,23 @@ impl PackBuilder {
     /// Size that the pack would have now, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.buffer.len() + self.directory_bytes + PACK_FOOTER_BYTES
+        self.payload_end() + self.directory_bytes + PACK_FOOTER_BYTES
     }
 
-    /// The finished pack. Nothing is copied.
+    /// The finished pack. Nothing is copied, unless payloads were appended as they are.
     #[must_use]
-    pub fn finish(mut self) -> (PackId, Bytes) {
+    pub fn finish(self) -> (PackId, Bytes) {
+        let (id, mut pieces) = self.finish_pieces();
+        let whole = match pieces.len() {
+            1 => pieces.remove(0),
+            _ => pieces.concat().into(),
+        };
+        (id, whole)
+    }
+
+    /// The finished pack as pieces that follow each other. Nothing is copied.
+    #[must_use]
+    pub fn finish_pieces(mut self) -> (PackId, Vec<Bytes>) {
         let begin = self.buffer.len();
         self.directory
             .encode(&mut self.buffer)
@@ -231,7 +289,20 @@ impl PackBuilder {
         );
         let id = footer.id();
         self.buffer.extend_from_slice(&footer.encode());
-        (id, self.buffer.into())
+        self.close_piece();
+        (id, self.pieces)
+    }
+
+    /// Where the payloads so far end, in the pack.
+    fn payload_end(&self) -> usize {
+        self.pieces_bytes + self.buffer.len()
+    }
+
+    fn close_piece(&mut self) {
+        if !self.buffer.is_empty() {
+            self.pieces_bytes += self.buffer.len();
+            self.pieces.push(std::mem::take(&mut self.buffer).into());
+        }
     }
 
     fn check_frame(&self, raw_bytes: usize, owner: &FrameOwner) -> Result<(), FormatError> {
@@ -253,7 +324,7 @@ impl PackBuilder {
         Err(invalid("size", problem))
     }
 
-    /// Notes the frame whose payload begins at `begin` and ends where the buffer ends.
+    /// Notes the frame whose payload begins at `begin` of the buffer and ends where it ends.
     fn seal_frame(
         &mut self,
         begin: usize,
@@ -262,9 +333,12 @@ impl PackBuilder {
         owner: &FrameOwner,
     ) -> FrameRef {
         let digest = self.seal.frame_digest(&self.buffer[begin..]);
+        let begin = self.pieces_bytes + begin;
         self.note_frame(begin, codec, raw_bytes, digest, owner)
     }
 
+    /// Notes the frame whose payload begins at `begin` of the pack and ends where the payloads so far
+    /// end.
     fn note_frame(
         &mut self,
         begin: usize,
@@ -273,7 +347,7 @@ impl PackBuilder {
         digest: Digest,
         owner: &FrameOwner,
     ) -> FrameRef {
-        let stored_bytes = self.buffer.len() - begin;
+        let stored_bytes = self.payload_end() - begin;
         let frame = FrameRef {
             pack: self.index,
             offset: begin as u64,

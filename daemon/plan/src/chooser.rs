@@ -73,6 +73,12 @@ impl CodecEstimator {
         self.frames == 0
     }
 
+    /// Whether it is known what a codec costs and gains.
+    #[must_use]
+    pub fn is_measured(&self, codec: Codec) -> bool {
+        !self.is_new(codec)
+    }
+
     /// The codec to learn about with the next frame, if it is time: the one that was used least
     /// lately, unless it could not be of use whatever it gains. `mix` is what would be done
     /// otherwise, for each raw byte, with so many threads.

@@ -101,6 +101,28 @@ pub struct Mix {
     pub seconds: f64,
 }
 
+impl Mix {
+    /// The same mix, with the time for a single byte of `raw_bytes`.
+    #[must_use]
+    pub fn per_byte(mut self, raw_bytes: u64) -> Self {
+        self.seconds /= float(raw_bytes.max(1));
+        self
+    }
+}
+
+impl Codec {
+    /// Its name, for reports and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Lz4 => "lz4",
+            Self::Zstd1 => "zstd-1",
+            Self::Zstd6 => "zstd-6",
+        }
+    }
+}
+
 /// The mix that moves most raw bytes per second.
 #[must_use]
 pub fn best_mix(costs: &Costs, resources: Resources) -> Mix {

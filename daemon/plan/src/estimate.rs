@@ -38,6 +38,15 @@ impl Ewma {
         self.variance = (1.0 - gain) * (self.variance + gain * off * off);
     }
 
+    /// Makes the values so far count `keep` (0 to 1) of what they did, against those to come. The mean
+    /// stays.
+    pub fn fade(&mut self, keep: f64) {
+        self.weight *= keep.clamp(WEIGHT_MIN, 1.0);
+        if self.weight > 0.0 {
+            self.weight = self.weight.max(WEIGHT_MIN);
+        }
+    }
+
     /// The mean, if anything was measured.
     #[must_use]
     pub fn mean(&self) -> Option<f64> {
@@ -57,8 +66,14 @@ impl Default for Ewma {
     }
 }
 
-/// Time after which a measured rate counts for 1/e.
+/// What was measured once always counts this much: it is better than nothing.
+const WEIGHT_MIN: f64 = 1e-6;
+
+/// Busy time after which a measured rate counts for 1/e.
 const RATE_MEMORY: Duration = Duration::from_secs(4);
+
+/// Time without a measurement after which an old one counts for 1/e against the next: networks change.
+const RATE_KEPT: Duration = Duration::from_secs(10);
 
 /// Shortest time over which a rate is measured.
 const WINDOW_MIN: Duration = Duration::from_millis(200);
@@ -78,6 +93,13 @@ pub struct Throughput {
 }
 
 impl Throughput {
+    /// Nothing was measured.
+    pub const EMPTY: Self = Self {
+        rate: Ewma::EMPTY,
+        bytes: 0,
+        busy: Duration::ZERO,
+    };
+
     /// Notes that `bytes` were acknowledged during `busy`, in which at least one upload was under
     /// way all the time. `end`: nothing is under way any more.
     pub fn note(&mut self, bytes: u64, busy: Duration, end: bool) {
@@ -92,6 +114,13 @@ impl Throughput {
             // Too little to tell a rate from a latency.
             (self.bytes, self.busy) = (0, Duration::ZERO);
         }
+    }
+
+    /// Notes that `age` has passed since the last note: the older a measurement, the faster a newer one
+    /// replaces it.
+    pub fn fade(&mut self, age: Duration) {
+        let keep = (-age.as_secs_f64() / RATE_KEPT.as_secs_f64()).exp();
+        self.rate.fade(keep);
     }
 
     /// Goes on with what was measured later elsewhere: it replaces this by its weight.
@@ -166,6 +195,18 @@ mod tests {
         }
         let after = rate.rate().unwrap();
         assert!((after - 5e7).abs() < 1e6, "{after}");
+    }
+
+    #[test]
+    fn what_is_old_gives_way_at_once() {
+        let mut rate = Throughput::default();
+        for _ in 0..50 {
+            rate.note(16_000_000, Duration::from_millis(160), false);
+        }
+        rate.fade(Duration::from_secs(300));
+        assert!((rate.rate().unwrap() - 1e8).abs() < 1e6);
+        rate.note(4_000_000, Duration::from_millis(400), false);
+        assert!((rate.rate().unwrap() - 1e7).abs() < 1e6, "{rate:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 use super::describe::Found;
 use crate::{
     observe::failpoint,
-    pipeline::{Figures, Pipeline},
+    pipeline::{CodecUse, Figures, Pipeline},
 };
 
 /// Figures and times of one save.
@@ -128,6 +128,13 @@ impl SaveReport {
         self.figures
             .get()
             .map_or(0, |figures| figures.read_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Frames that were made, by codec.
+    #[must_use]
+    pub fn codecs(&self) -> Vec<CodecUse> {
+        let figures = self.figures.get();
+        figures.map_or_else(Vec::new, |figures| figures.codecs.uses())
     }
 
     /// Bytes uploaded.

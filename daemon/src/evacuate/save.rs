@@ -31,7 +31,7 @@ use crate::{
     deadline::Deadline,
     journal::{Entry, JournalError, Recorded},
     observe::{chain, failpoint},
-    pipeline::{Pipeline, PipelineError, PipelineOptions},
+    pipeline::{Pipeline, PipelineError, PipelineOptions, Purpose},
     precopy::{self, BatchError, SharedAhead},
     workload::{
         Body, Drilled, Phase, Saved, Tree, Workload,
@@ -389,7 +389,8 @@ impl Save<'_> {
             threads: save.threads,
             uploads: save.uploads,
             effort: save.effort.into(),
-            background: false,
+            purpose: Purpose::Frozen,
+            rates: Arc::clone(&self.context.rates),
             seal: Arc::clone(&self.context.seal),
             origin: PackOrigin {
                 workload: self.workload.name.clone(),

@@ -13,6 +13,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::codecs::OfCodecs;
+
 /// How a save ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
@@ -123,6 +125,8 @@ pub struct Metrics {
     pub restore: Histogram,
     /// Measured rate of the last upload.
     pub upload_rate: Gauge,
+    /// Figures of the link and the codecs.
+    pub of_codecs: OfCodecs,
     /// Figures of each workload.
     pub of_workloads: OfWorkloads,
     /// From an event to its notice, where the source tells when it began.
@@ -148,6 +152,7 @@ impl Default for Metrics {
             restores: Family::default(),
             restore: histogram(),
             upload_rate: Gauge::default(),
+            of_codecs: OfCodecs::default(),
             of_workloads: OfWorkloads::default(),
             notice_detection: Family::new_with_constructor(buckets),
             registry: Registry::default(),
@@ -180,6 +185,7 @@ impl Default for Metrics {
             metrics.upload_rate.clone(),
         );
         metrics.of_workloads.register(&mut registry);
+        metrics.of_codecs.register(&mut registry);
         Self {
             registry,
             ..metrics

@@ -1,5 +1,6 @@
 //! Logs and metrics.
 
+pub mod codecs;
 pub mod failpoint;
 pub mod http;
 pub mod metrics;

@@ -4,11 +4,14 @@
 //! are left out: a captured page that no run mentions is zero (`lifeboat.image.v1.AddressSpace`). So
 //! are pages that hold what is stored of them already.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_channel::{Receiver, Sender};
 use lifeboat_format::{
-    codec::{Effort, Encoder, is_zero_page},
+    codec::{Encoder, is_zero_page},
     seal::Seal,
 };
 use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
@@ -17,7 +20,11 @@ use lifeboat_track::ContentHash;
 /// Priority of threads that stand back (`nice(1)`).
 const BACKGROUND_NICE: i32 = 19;
 
-use super::{Encoded, Failure, Figures, Job, LeftOut, PipelineError, Source, Target};
+use super::{
+    Encoded, Failure, Figures, Job, LeftOut, PipelineError, Source, Target,
+    choose::{self, Chooser},
+    rates::Frame,
+};
 
 /// What one encode thread works with.
 #[derive(Debug)]
@@ -26,8 +33,7 @@ pub(super) struct Stage {
     pub frames: Sender<Encoded>,
     pub figures: Arc<Figures>,
     pub failure: Arc<Failure>,
-    pub effort: Effort,
-    pub background: bool,
+    pub chooser: Arc<Chooser>,
     pub seal: Arc<Seal>,
     pub started: Instant,
 }
@@ -35,7 +41,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Works until the queue of jobs is closed, or something has failed anywhere.
     pub(super) fn run(self) -> LeftOut {
-        if self.background {
+        if self.chooser.is_background() {
             let this = rustix::thread::gettid();
             if let Err(error) = rustix::process::setpriority_process(Some(this), BACKGROUND_NICE) {
                 tracing::debug!(%error, "a background thread does not stand back");
@@ -75,6 +81,7 @@ impl Stage {
         buffer: &mut Vec<u8>,
         left_out: &mut LeftOut,
     ) -> Result<Option<Encoded>, PipelineError> {
+        let (began, busy_before) = (Instant::now(), busy());
         let (target, owner) = match job {
             Job::Memory {
                 space,
@@ -119,9 +126,20 @@ impl Stage {
             }
         };
         let mut payload = Vec::with_capacity(buffer.len());
-        let codec = encoder.encode(buffer, self.effort, &mut payload);
+        let effort = self.chooser.next();
+        let codec = encoder.encode(buffer, effort, &mut payload);
         payload.shrink_to_fit();
         let digest = self.seal.frame_digest(&payload);
+        let (raw_bytes, stored_bytes) = (buffer.len() as u64, payload.len() as u64);
+        self.chooser.note(&Frame {
+            codec: choose::asked(effort),
+            stored_as: choose::stored_as(effort, codec),
+            raw_bytes,
+            stored_bytes,
+            busy: busy().saturating_sub(busy_before),
+            took: began.elapsed(),
+            is_background: self.chooser.is_background(),
+        });
         Ok(Some(Encoded {
             target,
             owner,
@@ -148,6 +166,12 @@ impl Stage {
         self.figures.note_read(buffer.len() as u64, self.started);
         Ok(())
     }
+}
+
+/// Time of a processor that this thread has used.
+fn busy() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(used).unwrap_or_default()
 }
 
 /// What pages turned out to be.

@@ -29,6 +29,7 @@ impl Memory<'_> {
     where
         K: Fn(PageIndex) -> Option<ContentHash>,
     {
+        intake.announce(self.runs.iter().map(|run| run.bytes()).sum());
         let mut frame: Vec<PageRun> = Vec::new();
         let mut pages = 0;
         for run in self.runs {

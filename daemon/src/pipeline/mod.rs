@@ -38,13 +38,21 @@ use lifeboat_sys::{shmem::ShmemError, vm::VmError};
 use lifeboat_track::ContentHash;
 use tokio::task::JoinHandle;
 
+use self::choose::Chooser;
+
+mod choose;
 mod encode;
 mod feed;
+mod link;
 mod pack;
+mod rates;
 mod source;
 mod upload;
 
+pub use choose::{CodecFigures, CodecUse};
 pub use feed::Memory;
+pub use link::LinkRate;
+pub use rates::{LINK_UNKNOWN, Rates, Snapshot};
 pub use source::Source;
 pub(crate) use source::criu_id;
 
@@ -186,12 +194,30 @@ pub struct LeftOut {
 /// Figures of a pipeline, while it runs and after.
 #[derive(Debug, Default)]
 pub struct Figures {
+    /// Bytes of memory that are known to be read, or were.
+    pub announced_bytes: AtomicU64,
     /// Bytes read from the workload's memory.
     pub read_bytes: AtomicU64,
+    /// Bytes of frames that were encoded, as they are stored.
+    pub encoded_bytes: AtomicU64,
+    /// Frames by codec.
+    pub codecs: CodecFigures,
     /// Bytes acknowledged by the store.
     pub uploaded_bytes: AtomicU64,
     /// When the last byte of memory was read, in microseconds after the pipeline's start.
     pub last_read_us: AtomicU64,
+}
+
+/// What a pipeline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Memory is copied ahead of time: small is better than soon, and the threads stand back when the
+    /// processors are busy.
+    Ahead,
+    /// Memory is copied as fast as it goes; the program runs.
+    Soon,
+    /// The program is frozen, and stands until all is read.
+    Frozen,
 }
 
 /// How a pipeline works.
@@ -201,10 +227,12 @@ pub struct PipelineOptions {
     pub threads: usize,
     /// Packs in flight at once.
     pub uploads: usize,
-    /// Work that goes into compression.
-    pub effort: Effort,
-    /// Whether the threads stand back when the processors are busy.
-    pub background: bool,
+    /// Work that goes into compression; `None`: it is chosen for each frame by what is measured.
+    pub effort: Option<Effort>,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// What is measured.
+    pub rates: Arc<Rates>,
     /// Authenticates frames.
     pub seal: Arc<Seal>,
     /// What the packs say of their origin.
@@ -254,9 +282,16 @@ pub struct Pipeline {
 #[derive(Clone, Debug)]
 pub struct Intake {
     jobs: Sender<Job>,
+    figures: Arc<Figures>,
 }
 
 impl Intake {
+    /// Says how much memory is going to be handed over.
+    fn announce(&self, bytes: u64) {
+        let announced = &self.figures.announced_bytes;
+        announced.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Hands a job over; waits while the pipeline is full.
     ///
     /// # Errors
@@ -281,6 +316,7 @@ impl Pipeline {
         let (packs, packs_out) = async_channel::bounded(QUEUED_PACKS);
         let figures = Arc::new(Figures::default());
         let failure = Arc::new(Failure::default());
+        let chooser = Arc::new(Chooser::new(options, Arc::clone(&figures)));
         let encoders = (0..options.threads)
             .map(|index| {
                 let encoder = encode::Stage {
@@ -288,8 +324,7 @@ impl Pipeline {
                     frames: Sender::clone(&frames),
                     figures: Arc::clone(&figures),
                     failure: Arc::clone(&failure),
-                    effort: options.effort,
-                    background: options.background,
+                    chooser: Arc::clone(&chooser),
                     seal: Arc::clone(&options.seal),
                     started,
                 };
@@ -304,6 +339,7 @@ impl Pipeline {
             frames: frames_out,
             packs,
             failure: Arc::clone(&failure),
+            rates: Arc::clone(&options.rates),
             origin: options.origin.clone(),
             seal: Arc::clone(&options.seal),
         };
@@ -311,14 +347,16 @@ impl Pipeline {
             .name("pack".to_owned())
             .spawn(move || stage.run())
             .map_err(PipelineError::Thread)?;
-        let uploader = tokio::spawn(upload::run(
-            packs_out,
+        let stage = upload::Stage {
+            packs: packs_out,
             store,
-            options.uploads,
-            options.call,
-            Arc::clone(&figures),
-            Arc::clone(&failure),
-        ));
+            at_once: options.uploads,
+            call: options.call,
+            rates: Arc::clone(&options.rates),
+            figures: Arc::clone(&figures),
+            failure: Arc::clone(&failure),
+        };
+        let uploader = tokio::spawn(stage.run());
         Ok(Self {
             jobs,
             figures,
@@ -337,6 +375,7 @@ impl Pipeline {
     pub fn intake(&self) -> Intake {
         Intake {
             jobs: Sender::clone(&self.jobs),
+            figures: Arc::clone(&self.figures),
         }
     }
 
@@ -430,6 +469,18 @@ impl LeftOut {
 }
 
 impl Figures {
+    /// Bytes of memory that are known to be read and were not yet.
+    fn unread_bytes(&self) -> u64 {
+        let announced = self.announced_bytes.load(Ordering::Relaxed);
+        announced.saturating_sub(self.read_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that are encoded and not acknowledged yet.
+    fn queued_bytes(&self) -> u64 {
+        let encoded = self.encoded_bytes.load(Ordering::Relaxed);
+        encoded.saturating_sub(self.uploaded_bytes.load(Ordering::Relaxed))
+    }
+
     pub(super) fn note_read(&self, bytes: u64, started: Instant) {
         self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
         let now = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);

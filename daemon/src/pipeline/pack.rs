@@ -13,7 +13,9 @@ use lifeboat_format::{
 use lifeboat_proto::units::PageIndex;
 use lifeboat_track::ContentHash;
 
-use super::{Captured, Encoded, Failure, LeftOut, PipelineError, Target, upload::FinishedPack};
+use super::{
+    Captured, Encoded, Failure, LeftOut, PipelineError, Rates, Target, upload::FinishedPack,
+};
 
 /// What the pack thread works with.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub(super) struct Stage {
     pub frames: Receiver<Encoded>,
     pub packs: Sender<FinishedPack>,
     pub failure: Arc<Failure>,
+    pub rates: Arc<Rates>,
     pub origin: PackOrigin,
     pub seal: Arc<Seal>,
 }
@@ -82,7 +85,13 @@ impl Stage {
             id,
             size_bytes: body.len() as u64,
         });
-        self.packs.send_blocking((id, body)).is_ok()
+        let Err(full) = self.packs.try_send((id, body)) else {
+            return true;
+        };
+        let waiting = self.rates.wait();
+        let sent = self.packs.send_blocking(full.into_inner());
+        drop(waiting);
+        sent.is_ok()
     }
 }
 

@@ -11,39 +11,64 @@ use tokio::task::JoinSet;
 
 use crate::observe::failpoint;
 
-use super::{Failure, Figures, PipelineError};
+use super::{Failure, Figures, PipelineError, Rates, rates::Flying};
 
 /// A finished pack.
 pub(super) type FinishedPack = (PackId, Bytes);
 
-/// Uploads packs until the queue is closed; at most `at_once` are in flight.
-pub(super) async fn run(
-    packs: Receiver<FinishedPack>,
-    store: Arc<dyn Store>,
-    at_once: usize,
-    call: Call,
-    figures: Arc<Figures>,
-    failure: Arc<Failure>,
-) {
-    let mut flights = JoinSet::new();
-    while !failure.is_set() {
-        let pack = tokio::select! {
-            pack = packs.recv(), if flights.len() < at_once => pack,
-            landed = flights.join_next(), if !flights.is_empty() => {
-                land(landed, &figures, &failure);
-                continue;
+/// What the uploads work with.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub packs: Receiver<FinishedPack>,
+    pub store: Arc<dyn Store>,
+    /// Most packs in flight.
+    pub at_once: usize,
+    pub call: Call,
+    pub rates: Arc<Rates>,
+    pub figures: Arc<Figures>,
+    pub failure: Arc<Failure>,
+}
+
+impl Stage {
+    /// Uploads packs until the queue is closed.
+    pub(super) async fn run(self) {
+        let mut flights = JoinSet::new();
+        while !self.failure.is_set() {
+            let pack = tokio::select! {
+                pack = self.packs.recv(), if flights.len() < self.at_once => pack,
+                landed = flights.join_next(), if !flights.is_empty() => {
+                    self.land(landed);
+                    continue;
+                }
+            };
+            let Ok((id, body)) = pack else { break };
+            let (store, flying) = (Arc::clone(&self.store), self.rates.fly());
+            flights.spawn(send(store, id, body, self.call, flying));
+        }
+        if self.failure.is_set() {
+            // The packer must not wait for room that never comes.
+            self.packs.close();
+            flights.abort_all();
+        }
+        // From now on the link is all that the pipeline waits for.
+        let waiting = self.rates.wait();
+        while let Some(landed) = flights.join_next().await {
+            self.land(Some(landed));
+        }
+        drop(waiting);
+    }
+
+    fn land(&self, landed: Landed) {
+        match landed {
+            None => {}
+            Some(Ok(Ok(bytes))) => {
+                let uploaded = &self.figures.uploaded_bytes;
+                uploaded.fetch_add(bytes, Ordering::Relaxed);
             }
-        };
-        let Ok((id, body)) = pack else { break };
-        flights.spawn(send(Arc::clone(&store), id, body, call));
-    }
-    if failure.is_set() {
-        // The packer must not wait for room that never comes.
-        packs.close();
-        flights.abort_all();
-    }
-    while let Some(landed) = flights.join_next().await {
-        land(Some(landed), &figures, &failure);
+            Some(Ok(Err(error))) => self.failure.set(error),
+            Some(Err(error)) if error.is_cancelled() => {}
+            Some(Err(_)) => self.failure.set(PipelineError::Panic { stage: "upload" }),
+        }
     }
 }
 
@@ -52,6 +77,7 @@ async fn send(
     id: PackId,
     body: Bytes,
     call: Call,
+    flying: Flying,
 ) -> Result<u64, PipelineError> {
     let key: Key = keys::pack(id)
         .parse()
@@ -64,19 +90,8 @@ async fn send(
         .put(&key, body, call)
         .await
         .map_err(PipelineError::Upload)?;
+    flying.land(bytes);
     Ok(bytes)
 }
 
 type Landed = Option<Result<Result<u64, PipelineError>, tokio::task::JoinError>>;
-
-fn land(landed: Landed, figures: &Figures, failure: &Failure) {
-    match landed {
-        None => {}
-        Some(Ok(Ok(bytes))) => {
-            figures.uploaded_bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
-        Some(Ok(Err(error))) => failure.set(error),
-        Some(Err(error)) if error.is_cancelled() => {}
-        Some(Err(_)) => failure.set(PipelineError::Panic { stage: "upload" }),
-    }
-}

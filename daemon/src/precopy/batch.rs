@@ -14,7 +14,9 @@ use lifeboat_track::{Runs, SpaceId};
 use super::{AheadError, SharedAhead, lock};
 use crate::{
     daemon::Context,
-    pipeline::{Captured, Intake, Memory, Pipeline, PipelineError, PipelineOptions, Source},
+    pipeline::{
+        Captured, Intake, Memory, Pipeline, PipelineError, PipelineOptions, Purpose, Source,
+    },
     workload::tree,
 };
 
@@ -170,7 +172,12 @@ async fn run(
             threads: if options.background { 1 } else { save.threads },
             uploads: save.uploads,
             effort: save.effort.into(),
-            background: options.background,
+            purpose: if options.background {
+                Purpose::Ahead
+            } else {
+                Purpose::Soon
+            },
+            rates: Arc::clone(&context.rates),
             seal: Arc::clone(&context.seal),
             origin: lock(ahead).origin(),
             call,

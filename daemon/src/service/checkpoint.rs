@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use lifeboat_format::{
-    Decoder, Manifest, PackDirectory, StoredFrame,
+    Codec, Decoder, Manifest, PackDirectory, StoredFrame,
     keys::{self, ObjectKey},
     manifest::PackRef,
 };
@@ -283,7 +283,31 @@ fn description(manifest: &Manifest) -> v1::InspectResponse {
             .sum(),
         frames: manifest.frames.len() as u64,
         file_bytes: manifest.files.as_ref().map_or(0, |files| files.size_bytes),
+        codecs: codecs(manifest),
     }
+}
+
+/// The frames of a checkpoint by codec. A frame does not tell its level.
+fn codecs(manifest: &Manifest) -> Vec<v1::CodecUse> {
+    let names = [
+        (Codec::Raw, "raw"),
+        (Codec::Lz4, "lz4"),
+        (Codec::Zstd, "zstd"),
+    ];
+    let uses = names.into_iter().map(|(codec, name)| {
+        let frames = manifest.frames.iter().filter(|frame| frame.codec == codec);
+        let mut sum = v1::CodecUse {
+            codec: name.to_owned(),
+            ..v1::CodecUse::default()
+        };
+        for frame in frames {
+            sum.frames += 1;
+            sum.raw_bytes += u64::from(frame.raw_bytes);
+            sum.stored_bytes += u64::from(frame.stored_bytes);
+        }
+        sum
+    });
+    uses.filter(|one| one.frames > 0).collect()
 }
 
 /// Reads every pack and checks every frame of it that the manifest names.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lifeboat_proto::v1::{self, node_service_server::NodeService};
 use tonic::{Request, Response, Status};
 
-use super::identity::Caller;
+use super::{identity::Caller, view};
 use crate::{check, daemon::Context, watch};
 
 /// The service.
@@ -52,6 +52,7 @@ impl NodeService for Node {
             notice: context.notice(),
             notice_sources: watch::shown_sources(&context.sources),
             warm: warm.collect(),
+            rates: Some(view::rates(&context.rates.snapshot())),
         }))
     }
 

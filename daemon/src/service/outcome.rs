@@ -13,6 +13,7 @@ use crate::{
         chain,
         metrics::{Outcome, SaveLabels},
     },
+    pipeline::CodecUse,
     workload::Workload,
 };
 
@@ -55,6 +56,16 @@ pub fn message(
         uploaded_bytes: report.uploaded_bytes(),
         stages: stages.collect(),
         margin: margin(deadline),
+        codecs: report.codecs().iter().map(codec_use).collect(),
+    }
+}
+
+fn codec_use(one: &CodecUse) -> v1::CodecUse {
+    v1::CodecUse {
+        codec: one.codec.name().to_owned(),
+        frames: one.frames,
+        raw_bytes: one.raw_bytes,
+        stored_bytes: one.stored_bytes,
     }
 }
 
@@ -71,6 +82,11 @@ pub fn log(
         .iter()
         .map(|stage| format!("{}={}", stage.name, stage.ended_after.as_millis()))
         .collect();
+    let codecs: Vec<String> = report
+        .codecs()
+        .iter()
+        .map(|one| format!("{}={}", one.codec.name(), one.frames))
+        .collect();
     tracing::info!(
         workload = %workload.name,
         ?mode,
@@ -84,6 +100,7 @@ pub fn log(
         memory_bytes = report.memory_bytes.load(Ordering::Relaxed),
         read_bytes = report.read_bytes(),
         uploaded_bytes = report.uploaded_bytes(),
+        codecs = codecs.join(" "),
         margin_ms = deadline.margin_ms(),
         "save ended"
     );

@@ -3,10 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use lifeboat_format::manifest::TcpPolicy;
+use lifeboat_plan::Codec;
 use lifeboat_proto::v1;
 
 use crate::{
     daemon::Context,
+    pipeline::Snapshot,
     precopy::{FIXED_COST, Figures, time_to_safe},
     workload::{Phase, Saved, Workload, tree},
 };
@@ -89,6 +91,35 @@ fn by_last_save(context: &Context, bytes: u64) -> Option<prost_types::Duration> 
         .filter(|rate| *rate > 0)?;
     let moving = Duration::from_millis(bytes.saturating_mul(1000) / rate);
     duration(moving + FIXED_COST)
+}
+
+/// What was measured of the link, the processors and the codecs.
+#[must_use]
+pub fn rates(known: &Snapshot) -> v1::Rates {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate for people"
+    )]
+    let rate = |rate: f64| rate.max(0.0) as u64;
+    let codecs = Codec::ALL.into_iter().zip(known.measured);
+    v1::Rates {
+        link_bytes_per_second: known.link.map(|link| rate(link.bytes_per_second)),
+        link_age: known.link.and_then(|link| duration(link.age)),
+        link_bytes_per_second_min: known.link_at_least.map(rate),
+        threads: known.threads,
+        codecs: codecs
+            .map(|(codec, measured)| {
+                let cost = known.costs.of(codec);
+                v1::CodecCost {
+                    codec: codec.name().to_owned(),
+                    ratio: cost.ratio,
+                    bytes_per_second: rate(1.0 / cost.seconds_per_byte.max(1e-12)),
+                    measured,
+                }
+            })
+            .collect(),
+    }
 }
 
 /// A checkpoint in short.

@@ -115,9 +115,9 @@ impl File {
     }
 
     /// Writes and syncs a temporary file.
-    async fn stage(&self, operation: Operation, key: &Key, body: Bytes) -> Result<Temp> {
+    async fn stage(&self, operation: Operation, key: &Key, pieces: Vec<Bytes>) -> Result<Temp> {
         let dir = self.root.join(".lifeboat/tmp");
-        off_thread(operation, key, move || Temp::write(&dir, &body)).await
+        off_thread(operation, key, move || Temp::write(&dir, &pieces)).await
     }
 
     /// Takes the key's lock; it is held until the descriptor is closed.
@@ -228,15 +228,23 @@ fn is_absent(error: &io::Error) -> bool {
 #[async_trait]
 impl Store for File {
     async fn put(&self, key: &Key, body: Bytes, call: Call) -> Result<()> {
-        let temp = self.stage(Operation::Put, key, body).await?;
+        self.put_pieces(key, vec![body], call).await
+    }
+
+    async fn put_pieces(&self, key: &Key, pieces: Vec<Bytes>, call: Call) -> Result<()> {
+        let temp = self.stage(Operation::Put, key, pieces).await?;
         self.commit(Operation::Put, key, temp, Condition::Always, call)
             .await
+    }
+
+    fn takes_pieces(&self) -> bool {
+        true
     }
 
     async fn put_if_absent(&self, key: &Key, body: Bytes, call: Call) -> Result<Version> {
         let operation = Operation::PutIfAbsent;
         let version = stamp(&body);
-        let temp = self.stage(operation, key, body).await?;
+        let temp = self.stage(operation, key, vec![body]).await?;
         self.commit(operation, key, temp, Condition::Absent, call)
             .await?;
         Ok(version)
@@ -251,7 +259,7 @@ impl Store for File {
     ) -> Result<Version> {
         let operation = Operation::PutIfMatch;
         let new = stamp(&body);
-        let temp = self.stage(operation, key, body).await?;
+        let temp = self.stage(operation, key, vec![body]).await?;
         self.commit(operation, key, temp, Condition::Is(version.clone()), call)
             .await?;
         Ok(new)

@@ -70,6 +70,17 @@ pub trait Store: Send + Sync + Debug {
     /// Writes an object, whether or not it exists. For objects whose bytes follow from their key.
     async fn put(&self, key: &Key, body: Bytes, call: Call) -> Result<()>;
 
+    /// Like [`Store::put`], of the bytes of `pieces` one after the other. A store that can, writes them
+    /// where they are ([`Store::takes_pieces`]); others copy them into one.
+    async fn put_pieces(&self, key: &Key, pieces: Vec<Bytes>, call: Call) -> Result<()> {
+        self.put(key, joined(pieces), call).await
+    }
+
+    /// Whether [`Store::put_pieces`] copies nothing.
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
     /// Writes an object that must not exist yet.
     ///
     /// # Errors
@@ -117,6 +128,14 @@ pub trait Store: Send + Sync + Debug {
 
     /// The store's URL, without credentials, for logs and errors.
     fn describe(&self) -> String;
+}
+
+/// The bytes of `pieces` in one.
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    match pieces.len() {
+        1 => pieces.remove(0),
+        _ => pieces.concat().into(),
+    }
 }
 
 /// Stamp of one state of an object: an entity tag, a generation, a content hash. Only for giving

@@ -26,6 +26,14 @@ impl Store for Null {
         Ok(())
     }
 
+    async fn put_pieces(&self, _: &Key, _: Vec<Bytes>, _: Call) -> Result<()> {
+        Ok(())
+    }
+
+    fn takes_pieces(&self) -> bool {
+        true
+    }
+
     async fn put_if_absent(&self, key: &Key, body: Bytes, call: Call) -> Result<Version> {
         self.conditional.put_if_absent(key, body, call).await
     }

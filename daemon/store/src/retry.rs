@@ -206,6 +206,22 @@ impl Store for Retrying {
         .await
     }
 
+    async fn put_pieces(&self, key: &Key, pieces: Vec<Bytes>, call: Call) -> Result<()> {
+        if !self.inner.takes_pieces() {
+            // Once, and not for each attempt.
+            return self.put(key, crate::joined(pieces), call).await;
+        }
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+        self.repeat(Shape::new(Operation::Put, bytes), key, call, |call| {
+            self.inner.put_pieces(key, pieces.clone(), call)
+        })
+        .await
+    }
+
+    fn takes_pieces(&self) -> bool {
+        self.inner.takes_pieces()
+    }
+
     async fn put_if_absent(&self, key: &Key, body: Bytes, call: Call) -> Result<Version> {
         self.conditional(key, body, None, call).await
     }

@@ -144,7 +144,18 @@ fn what_is_filled_in_place_or_sealed_elsewhere_is_like_what_is_encoded() {
     sealed
         .append_sealed(&raw, Codec::Raw, raw.len(), seal.frame_digest(&raw), &owner)
         .unwrap();
+    let mut apart = PackBuilder::of_payloads(0, &sample::origin(), &seal, 1 << 20);
+    let payload = Bytes::from(raw.clone());
+    let digest = seal.frame_digest(&raw);
+    let frame = apart
+        .append_payload(payload.clone(), Codec::Raw, raw.len(), digest, &owner)
+        .unwrap();
+    assert_eq!(frame.offset, 16);
+    assert_eq!(apart.bytes(), copied.bytes());
     let copied = copied.finish();
+    let (id, pieces) = apart.finish_pieces();
+    assert_eq!((id, Bytes::from(pieces.concat())), copied);
+    assert_eq!(pieces[1].as_ptr(), payload.as_ptr());
     assert_eq!(filled.finish(), copied);
     assert_eq!(sealed.finish(), copied);
 }

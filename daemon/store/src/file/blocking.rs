@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
@@ -72,7 +73,7 @@ pub(super) struct Temp {
 }
 
 impl Temp {
-    pub(super) fn write(dir: &Path, body: &[u8]) -> io::Result<Self> {
+    pub(super) fn write(dir: &Path, pieces: &[Bytes]) -> io::Result<Self> {
         let temp = Self {
             path: dir.join(uuid::Uuid::new_v4().simple().to_string()),
         };
@@ -82,7 +83,9 @@ impl Temp {
             .create_new(true)
             .mode(0o600)
             .open(&temp.path)?;
-        file.write_all(body)?;
+        for piece in pieces {
+            file.write_all(piece)?;
+        }
         file.sync_all()?;
         Ok(temp)
     }
