@@ -22,6 +22,7 @@ pub mod describe;
 pub mod files;
 pub mod memory;
 pub mod objects;
+mod orders;
 pub mod outcomes;
 pub mod proof;
 pub mod recover;
@@ -31,4 +32,5 @@ pub mod report;
 mod save;
 mod tables;
 
+pub use orders::{Order, Orders};
 pub use save::{Mode, Save, SaveError};

@@ -21,6 +21,7 @@ use super::{
     describe::{Description, Found, StreamKind},
     files::FileAccess,
     memory::CaptureError,
+    orders::Orders,
     proof::{self, ProofError},
     rehearse,
     report::SaveReport,
@@ -28,7 +29,6 @@ use super::{
 use crate::{
     claim::{ClaimError, Right},
     daemon::Context,
-    deadline::Deadline,
     journal::{Entry, JournalError, Recorded},
     observe::{chain, failpoint},
     pipeline::{Pipeline, PipelineError, PipelineOptions, Purpose},
@@ -133,8 +133,8 @@ pub struct Save<'a> {
     pub workload: &'a Arc<Workload>,
     /// How.
     pub mode: Mode,
-    /// Until when it must be committed.
-    pub deadline: Deadline,
+    /// Until when it must be committed, and what else it must keep to.
+    pub orders: Orders,
     /// Calls it off; without effect once the commit is being attempted.
     pub cancel: CancellationToken,
     /// What happens.
@@ -227,7 +227,7 @@ impl Save<'_> {
         let drill = Drilled {
             at: SystemTime::now(),
             total: self.report.elapsed(),
-            margin_ms: self.deadline.margin_ms(),
+            margin_ms: self.orders.deadline().margin_ms(),
             error: error.map(|error| chain(error)),
         };
         let event = match &drill.error {
@@ -332,7 +332,7 @@ impl Save<'_> {
     async fn get_ready(&self, ahead: &SharedAhead, pid: u32) -> Result<bool, SaveError> {
         let hurry = async {
             if self.context.config.save.hurry {
-                precopy::hurry(self.context, ahead, pid, self.deadline).await?;
+                precopy::hurry(self.context, ahead, pid, &self.orders).await?;
             }
             Ok(())
         };
@@ -652,11 +652,12 @@ impl Save<'_> {
     }
 
     fn call(&self) -> Call {
-        self.deadline.instant().map_or_else(Call::default, Call::by)
+        let end = self.orders.deadline().instant();
+        end.map_or_else(Call::default, Call::by)
     }
 
     fn check_time(&self) -> Result<(), SaveError> {
-        if self.deadline.has_passed() {
+        if self.orders.deadline().has_passed() {
             Err(SaveError::Deadline)
         } else if self.cancel.is_cancelled() {
             Err(SaveError::Cancelled)
@@ -667,19 +668,11 @@ impl Save<'_> {
 
     /// Runs `work` until the deadline passes or the save is called off.
     async fn guard<T>(&self, work: impl Future<Output = T>) -> Result<T, SaveError> {
-        let end = self.deadline.instant();
-        let end = end.and_then(|end| end.checked_add(LAST_WORDS));
-        let deadline = async {
-            match end {
-                Some(end) => tokio::time::sleep_until(end.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             result = work => Ok(result),
             () = self.cancel.cancelled() => Err(SaveError::Cancelled),
-            () = deadline => Err(SaveError::Deadline),
+            () = self.orders.passed(LAST_WORDS) => Err(SaveError::Deadline),
         }
     }
 }
@@ -709,6 +702,10 @@ pub struct Captured {
 
 /// The failure itself, where `error` only says that the pipeline had stopped.
 async fn explain(error: SaveError, pipeline: Pipeline) -> SaveError {
+    if matches!(error, SaveError::Deadline | SaveError::Cancelled) {
+        // Nobody waits for what is still on its way, least of all a frozen tree.
+        return error;
+    }
     match pipeline.finish().await {
         Err(first) if error.is_consequence() && !matches!(first, PipelineError::Stopped) => {
             SaveError::Pipeline(first)

@@ -344,7 +344,7 @@ async fn checkpoint_every(context: Arc<Context>, workload: SharedWorkload, every
             context: &context,
             workload: &workload,
             mode: Mode::Checkpoint,
-            deadline: Deadline::NONE,
+            orders: Deadline::NONE.into(),
             cancel: tokio_util::sync::CancellationToken::new(),
             report: &report,
         };

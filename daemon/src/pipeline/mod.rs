@@ -36,7 +36,7 @@ use lifeboat_proto::units::{PageIndex, PageRun};
 use lifeboat_store::{Call, Store, StoreError};
 use lifeboat_sys::{shmem::ShmemError, vm::VmError};
 use lifeboat_track::ContentHash;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::choose::Chooser;
 
@@ -264,7 +264,7 @@ impl Failure {
     }
 }
 
-/// A running pipeline.
+/// A running pipeline. Dropped before its end it sends nothing more: what is on its way is called off.
 #[derive(Debug)]
 pub struct Pipeline {
     jobs: Sender<Job>,
@@ -274,7 +274,7 @@ pub struct Pipeline {
     encoders: Vec<thread::JoinHandle<LeftOut>>,
     left_out: LeftOut,
     packer: thread::JoinHandle<pack::Packed>,
-    uploader: JoinHandle<()>,
+    uploader: AbortOnDropHandle<()>,
     healthy: bool,
 }
 
@@ -356,7 +356,7 @@ impl Pipeline {
             figures: Arc::clone(&figures),
             failure: Arc::clone(&failure),
         };
-        let uploader = tokio::spawn(stage.run());
+        let uploader = AbortOnDropHandle::new(tokio::spawn(stage.run()));
         Ok(Self {
             jobs,
             figures,

@@ -11,7 +11,7 @@ use super::{
     batch::{self, BatchError, Options},
     lock,
 };
-use crate::{daemon::Context, deadline::Deadline};
+use crate::{daemon::Context, evacuate::Orders};
 
 /// Most rounds before the freeze.
 const ROUNDS_MAX: u32 = 6;
@@ -22,7 +22,8 @@ const ENOUGH_BYTES: u64 = 24 << 20;
 /// Pages of one batch.
 const BATCH_PAGES: u64 = 64 << 10;
 
-/// Share of the time until the deadline that may be spent before the freeze.
+/// Share of the time until the deadline that may be spent before the freeze, where nobody has reckoned
+/// it.
 const SHARE: u32 = 2;
 
 /// Sends what is pending until a freeze has little left to do.
@@ -33,12 +34,14 @@ pub async fn hurry(
     context: &Context,
     ahead: &SharedAhead,
     root_pid: u32,
-    deadline: Deadline,
+    orders: &Orders,
 ) -> Result<(), BatchError> {
-    let end = deadline
-        .remaining()
-        .map(|remaining| Instant::now() + remaining / SHARE);
-    let is_late = |needed: Duration| end.is_some_and(|end| Instant::now() + needed > end);
+    let remaining = orders.deadline().remaining();
+    let usual = remaining.map(|remaining| Instant::now() + remaining / SHARE);
+    let is_late = |needed: Duration| {
+        let end = orders.freeze_by().or(usual);
+        end.is_some_and(|end| Instant::now() + needed > end)
+    };
     let mut before = u64::MAX;
     lock(ahead).cool();
     lock(ahead).check_objects();
@@ -63,7 +66,7 @@ pub async fn hurry(
         let options = Options {
             pages: BATCH_PAGES,
             background: false,
-            end: deadline.instant(),
+            end: orders.deadline().instant(),
         };
         while batch::send(context, ahead, root_pid, options)
             .await?

@@ -109,7 +109,7 @@ async fn save_one<T: Send + 'static>(
         context,
         workload,
         mode,
-        deadline,
+        orders: deadline.into(),
         cancel: cancel.clone(),
         report: &report,
     };

@@ -227,7 +227,7 @@ async fn save_once(
         context,
         workload,
         mode: Mode::Evacuate,
-        deadline,
+        orders: deadline.into(),
         cancel,
         report: &report,
     };
