@@ -129,6 +129,10 @@ pub struct Save {
     pub threads: usize,
     /// Packs in flight to the store at once.
     pub uploads: usize,
+    /// Most bytes of memory that were read of frozen workloads and are not yet compressed, of all
+    /// saves together: a program that runs on after its checkpoint stands still only until its changed
+    /// memory is in here.
+    pub buffer_bytes: u64,
     /// Compression: `auto`, or the same for all memory: `raw`, `fast`, `balanced` or `small`.
     pub effort: Effort,
     /// Whether an evacuation is read back from the store and compared with the frozen memory before
@@ -196,6 +200,7 @@ impl Default for Save {
         Self {
             threads: cores.clamp(1, 16),
             uploads: 6,
+            buffer_bytes: 96 << 20,
             effort: Effort::Auto,
             audit: false,
             hurry: true,

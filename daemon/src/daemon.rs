@@ -18,7 +18,7 @@ use crate::{
     evacuate::{self, outcomes::Outcomes},
     journal::{Journal, JournalError},
     observe::metrics::{Metrics, WorkloadLabels},
-    pipeline::Rates,
+    pipeline::{Buffers, Rates},
     platform, precopy, restore,
     service::{self, identity::Caller, socket::SocketError},
     warm::Warm,
@@ -98,6 +98,8 @@ pub struct Context {
     pub config: Config,
     /// Where checkpoints go.
     pub store: Arc<dyn Store>,
+    /// Room for memory that was read of frozen workloads.
+    pub buffers: Buffers,
     /// Authenticates what is stored.
     pub seal: Arc<Seal>,
     /// Who has the right to commit.
@@ -159,6 +161,7 @@ impl Context {
         let warm = warm(&config)?;
         Ok(Arc::new(Self {
             warm,
+            buffers: Buffers::new(config.save.buffer_bytes),
             store,
             seal,
             heads,

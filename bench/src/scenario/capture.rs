@@ -152,6 +152,7 @@ impl Target {
             effort: Some(Effort::None),
             purpose: Purpose::Soon,
             rates: Arc::new(Rates::new(self.threads)),
+            buffers: None,
             seal: Arc::new(Seal::plain()),
             origin: PackOrigin {
                 workload: "capture".parse::<WorkloadName>()?,

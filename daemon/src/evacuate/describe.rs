@@ -24,9 +24,9 @@ use super::{
     objects::{self, Object},
 };
 use crate::{
-    observe::failpoint,
+    observe::{chain, failpoint},
     pipeline::{Intake, Job},
-    precopy::SharedAhead,
+    precopy::{self, Freeze, SharedAhead},
 };
 
 /// Most address spaces and image files of one checkpoint.
@@ -45,6 +45,8 @@ pub struct Description {
     next_stream: AtomicU32,
     /// Mappings with their flags, by PID inside, as they were before the freeze.
     known: OnceLock<BTreeMap<u32, (u32, Smaps)>>,
+    /// The freeze that the books were made ready for.
+    freeze: OnceLock<Freeze>,
     /// A process that was forked while its memory was still being loaded.
     forked: OnceLock<u32>,
     /// For the writers of image files, which note their sizes here.
@@ -57,13 +59,22 @@ struct State {
     pids: Option<BTreeMap<u32, u32>>,
     /// What CRIU was told of mappings and their flags, by PID inside.
     listings: BTreeMap<u32, Vec<u8>>,
-    spaces: Vec<Space>,
+    /// Number of address spaces.
+    spaces: usize,
     /// Shared memory of the tree; looked for once, when CRIU first asks.
     known_objects: Option<objects::Known>,
     /// What is captured of it, by what CRIU asked for.
     objects: BTreeMap<ObjectKey, Object>,
     files: Vec<ImageStream>,
-    feeders: JoinSet<Result<(), CaptureError>>,
+    feeders: JoinSet<Result<Fed, CaptureError>>,
+}
+
+/// What was handed to the pipeline.
+#[derive(Debug)]
+enum Fed {
+    /// An address space, by its index.
+    Space(usize, Space),
+    Object,
 }
 
 /// An image file as a stream of frames.
@@ -109,25 +120,32 @@ impl Description {
             state: Mutex::default(),
             next_stream: AtomicU32::new(0),
             known: OnceLock::new(),
+            freeze: OnceLock::new(),
             forked: OnceLock::new(),
             this: Weak::clone(this),
         })
     }
 
     /// Learns the mappings of the tree before the freeze, so that CRIU need not have the kernel look
-    /// at every page during it. What cannot be learned is read then.
+    /// at every page during it, and what the books know. What cannot be learned is read then.
     pub async fn learn(&self) {
-        let root_pid = self.root_pid;
+        let (root_pid, ahead) = (self.root_pid, self.ahead.clone());
         let learned = tokio::task::spawn_blocking(move || {
+            let freeze = ahead.map(|ahead| precopy::lock(&ahead).get_ready());
             let pids = memory::pids(root_pid).unwrap_or_default();
             let read = |(inner_pid, pid)| Some((inner_pid, (pid, Smaps::read(pid).ok()?)));
-            pids.into_iter()
-                .filter_map(read)
-                .collect::<BTreeMap<_, _>>()
+            let known: BTreeMap<_, _> = pids.into_iter().filter_map(read).collect();
+            (known, freeze)
         });
-        if let Ok(learned) = learned.await {
-            self.known.get_or_init(|| learned);
+        if let Ok((known, freeze)) = learned.await {
+            self.known.get_or_init(|| known);
+            freeze.map(|freeze| self.freeze.get_or_init(|| freeze));
         }
+    }
+
+    /// The books, and the freeze that this is to them.
+    fn books(&self) -> Option<(SharedAhead, Freeze)> {
+        self.ahead.clone().zip(self.freeze.get().copied())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -165,8 +183,11 @@ impl Description {
     /// The first failure.
     pub async fn finish(&self) -> Result<Found, CaptureError> {
         let mut feeders = std::mem::take(&mut self.state().feeders);
+        let mut spaces = BTreeMap::new();
         while let Some(fed) = feeders.join_next().await {
-            fed.map_err(|_| CaptureError::Closed)??;
+            if let Fed::Space(index, space) = fed.map_err(|_| CaptureError::Closed)?? {
+                spaces.insert(index, space);
+            }
         }
         drop(
             self.intake
@@ -179,7 +200,7 @@ impl Description {
         objects.sort_by_key(|object| object.index);
         Ok(Found {
             frozen_at: self.frozen_at.get().copied(),
-            spaces: std::mem::take(&mut state.spaces),
+            spaces: spaces.into_values().collect(),
             objects,
             files: std::mem::take(&mut state.files),
         })
@@ -210,16 +231,16 @@ impl Description {
             .get(&inner_pid)
             .ok_or(CaptureError::Unknown { pid: inner_pid })?;
         let listing = state.listings.remove(&inner_pid);
-        let (loading, ahead) = (self.loading.as_ref(), self.ahead.as_ref());
-        let space = memory::find(pid, inner_pid, listing.as_deref(), loading, ahead)?;
-        let hidden = space.captured.clone();
-        let index = state.spaces.len();
-        let intake = self.intake()?;
-        state.feeders.spawn_on(
-            memory::feed(index, space.clone(), self.ahead.clone(), intake),
-            &self.runtime,
-        );
-        state.spaces.push(space);
+        let found = memory::find(pid, inner_pid, listing.as_deref(), self.loading.as_ref())?;
+        let hidden = found.captured.clone();
+        let index = state.spaces;
+        state.spaces += 1;
+        let (books, intake) = (self.books(), self.intake()?);
+        let feed = async move {
+            let space = memory::feed(index, found, books, intake).await?;
+            Ok(Fed::Space(index, space))
+        };
+        state.feeders.spawn_on(feed, &self.runtime);
         Ok(hidden)
     }
 }
@@ -245,10 +266,9 @@ impl Description {
         };
         let hidden = object.hidden();
         let intake = self.intake()?;
-        state.feeders.spawn_on(
-            objects::feed(object.clone(), self.ahead.clone(), intake),
-            &self.runtime,
-        );
+        let feed = objects::feed(object.clone(), self.ahead.clone(), intake);
+        let feed = async move { feed.await.map(|()| Fed::Object) };
+        state.feeders.spawn_on(feed, &self.runtime);
         state.objects.insert(key, object);
         Ok(Some(hidden))
     }
@@ -268,6 +288,15 @@ impl DumpDelegate for Description {
     fn frozen(&self) {
         self.frozen_at.get_or_init(Instant::now);
         failpoint::reach("frozen");
+        // Who asks for a delta waits for it; if it fails, they try again themselves.
+        if let Some((ahead, freeze)) = self.books() {
+            self.runtime.spawn_blocking(move || {
+                if let Err(error) = precopy::lock(&ahead).look_at_frozen(freeze) {
+                    let error = chain(&error);
+                    tracing::debug!(error, "looking at the frozen tree failed");
+                }
+            });
+        }
     }
 
     fn smaps(&self, inner_pid: u32) -> Option<Vec<u8>> {

@@ -22,7 +22,7 @@ use super::base::Loading;
 use crate::{
     observe::chain,
     pipeline::{Intake, Memory, PipelineError, Source},
-    precopy::{self, Delta, SharedAhead},
+    precopy::{self, Delta, Freeze, SharedAhead},
     workload::tree::{self, TreeError},
 };
 
@@ -120,6 +120,19 @@ pub enum CaptureError {
 
 /// The part of an address space that Lifeboat captures.
 #[derive(Clone, Debug)]
+pub(super) struct Hidden {
+    /// PID in the daemon's PID namespace.
+    pid: u32,
+    /// PID inside.
+    inner_pid: u32,
+    /// Captured mappings, ascending and disjoint: CRIU does not see their pages.
+    pub captured: Vec<PageRun>,
+    /// Pages whose content is still in the store, after a restore.
+    missing: Vec<Run>,
+}
+
+/// What there is in the part of an address space that Lifeboat captures.
+#[derive(Clone, Debug)]
 pub struct Space {
     /// PID in the daemon's PID namespace.
     pub pid: u32,
@@ -153,8 +166,7 @@ pub(super) fn find(
     inner_pid: u32,
     listing: Option<&[u8]>,
     loading: Option<&Loading>,
-    ahead: Option<&SharedAhead>,
-) -> Result<Space, CaptureError> {
+) -> Result<Hidden, CaptureError> {
     // Before the pages are looked at: one that is loaded in between is in both lists, not in none.
     let missing = match loading {
         None => Vec::new(),
@@ -176,33 +188,46 @@ pub(super) fn find(
             _ => captured.push(mapping.run),
         }
     }
-    let delta = ahead.and_then(|ahead| delta(ahead, pid, &captured));
-    let (present, read, books, compare) = match delta {
-        Some(delta) => (delta.present, delta.read, Some(delta.space), delta.compare),
-        None => {
-            let present = present(pid, process, &captured)?;
-            (present.clone(), present, None, false)
-        }
-    };
-    let memory =
-        RemoteMemory::open(process).map_err(|source| CaptureError::Memory { pid, source })?;
-    Ok(Space {
+    Ok(Hidden {
         pid,
         inner_pid,
         captured,
-        present,
-        read,
-        books,
-        compare,
         missing,
-        memory: Arc::new(memory),
     })
 }
 
+impl Hidden {
+    /// Looks which of the pages hold something, and which of those must be read. Blocks.
+    fn look(self, books: Option<&(SharedAhead, Freeze)>) -> Result<Space, CaptureError> {
+        let (pid, process) = (self.pid, number(self.pid)?);
+        let delta = books.and_then(|(ahead, freeze)| delta(ahead, *freeze, pid, &self.captured));
+        let (present, read, books, compare) = match delta {
+            Some(delta) => (delta.present, delta.read, Some(delta.space), delta.compare),
+            None => {
+                let present = present(pid, process, &self.captured)?;
+                (present.clone(), present, None, false)
+            }
+        };
+        let memory =
+            RemoteMemory::open(process).map_err(|source| CaptureError::Memory { pid, source })?;
+        Ok(Space {
+            pid,
+            inner_pid: self.inner_pid,
+            captured: self.captured,
+            present,
+            read,
+            books,
+            compare,
+            missing: self.missing,
+            memory: Arc::new(memory),
+        })
+    }
+}
+
 /// What is to be read of a process that has books. Without them all of it is.
-fn delta(ahead: &SharedAhead, pid: u32, captured: &[PageRun]) -> Option<Delta> {
+fn delta(ahead: &SharedAhead, freeze: Freeze, pid: u32, captured: &[PageRun]) -> Option<Delta> {
     precopy::lock(ahead)
-        .delta(pid, captured)
+        .delta(freeze, pid, captured)
         .unwrap_or_else(|error| {
             let error = chain(&error);
             tracing::warn!(pid, error, "what was copied ahead of time is not used");
@@ -240,13 +265,16 @@ fn is_captured(mapping: &Mapping) -> bool {
         && mapping.can_be_lazy() == Some(true)
 }
 
-/// Hands what must be read of a space to the pipeline, a frame at a time.
+/// Looks what is in a space, and hands what must be read of it to the pipeline, a frame at a time.
 pub(super) async fn feed(
     index: usize,
-    space: Space,
-    ahead: Option<SharedAhead>,
+    hidden: Hidden,
+    books: Option<(SharedAhead, Freeze)>,
     intake: Intake,
-) -> Result<(), CaptureError> {
+) -> Result<Space, CaptureError> {
+    let ahead = books.as_ref().map(|(ahead, _)| Arc::clone(ahead));
+    let look = tokio::task::spawn_blocking(move || hidden.look(books.as_ref()));
+    let space = look.await.map_err(|_| CaptureError::Closed)??;
     let memory = Memory {
         space: index,
         source: &Source::Process {
@@ -258,8 +286,7 @@ pub(super) async fn feed(
     };
     let books = ahead.as_ref().zip(space.books).filter(|_| space.compare);
     let known = books.map(|(ahead, id)| move |page| precopy::lock(ahead).hash(id, page));
-    memory
-        .feed(&intake, known)
-        .await
-        .map_err(CaptureError::Pipeline)
+    let fed = memory.feed(&intake, known).await;
+    fed.map_err(CaptureError::Pipeline)?;
+    Ok(space)
 }

@@ -32,7 +32,7 @@ use crate::{
     journal::{Entry, JournalError, Recorded},
     observe::{chain, failpoint},
     pipeline::{Pipeline, PipelineError, PipelineOptions, Purpose},
-    precopy::{self, BatchError, SharedAhead},
+    precopy::{self, BatchError, SharedAhead, Stock},
     workload::{
         Body, Drilled, Phase, Saved, Tree, Workload,
         namespaces::{NamespaceError, Namespaces},
@@ -83,8 +83,11 @@ pub enum SaveError {
     #[error("store memory before the freeze")]
     Ahead(#[source] BatchError),
     /// The store does not say whether it still has what was copied ahead of time.
-    #[error("look for what was copied ahead of time; the workload was not frozen")]
+    #[error("look for what was copied ahead of time")]
     Stock(#[source] StoreError),
+    /// Somebody has deleted it.
+    #[error("what was copied ahead of time is not in the store any more")]
+    Gone,
     /// Memory or files could not be captured.
     #[error("capture memory and files")]
     Capture(#[source] CaptureError),
@@ -148,6 +151,8 @@ struct Prepared {
     namespaces: Namespaces,
     work_dir: WorkDir,
     journal: Recorded,
+    /// Whether what was copied ahead of time is still there.
+    stock: Option<Stock>,
 }
 
 impl Save<'_> {
@@ -167,13 +172,19 @@ impl Save<'_> {
         self.workload
             .publish("saving", |view| view.phase = Phase::Saving);
         let mut result = self.save(tree, &body).await;
-        if let (Err(SaveError::Capture(CaptureError::Forked { .. })), Some(loading)) =
-            (&result, &body.loading)
-        {
-            result = match self.wait_until_loaded(loading).await {
-                Ok(()) => self.save(tree, &body).await,
-                Err(error) => Err(error),
-            };
+        match (&result, &body.loading) {
+            (Err(SaveError::Capture(CaptureError::Forked { .. })), Some(loading)) => {
+                result = match self.wait_until_loaded(loading).await {
+                    Ok(()) => self.save(tree, &body).await,
+                    Err(error) => Err(error),
+                };
+            }
+            (Err(error @ SaveError::Gone), _) => {
+                let (workload, error) = (&self.workload.name, chain(error));
+                tracing::error!(%workload, error, "all memory is read anew");
+                result = self.save(tree, &body).await;
+            }
+            _ => {}
         }
         self.publish(&result, &mut body, phase).await;
         result
@@ -269,14 +280,13 @@ impl Save<'_> {
             }
         }
         let mut books = self.workload.place.take().await;
-        let mut ahead = books.ahead().filter(|_| loading.is_none()).cloned();
-        if let Some(known) = &ahead
-            && !self.guard(self.get_ready(known, tree.pid)).await??
-        {
-            books.forget();
-            ahead = None;
+        let ahead = books.ahead().filter(|_| loading.is_none()).cloned();
+        let mut stock = None;
+        if let Some(known) = &ahead {
+            stock = Some(Stock::ask(self.context, known, self.call()));
+            self.guard(self.get_ready(known, tree.pid)).await??;
         }
-        let mut prepared = self.prepare(tree).await?;
+        let mut prepared = self.prepare(tree, stock).await?;
         failpoint::reach("journal");
         let options = self.options(&prepared.right, ahead.as_ref());
         let mut pipeline = Pipeline::start(Arc::clone(&self.context.store), &options)
@@ -327,27 +337,18 @@ impl Save<'_> {
         outcome.map(|()| id)
     }
 
-    /// Before the freeze: sends what is pending, and asks the store for what was sent before.
-    /// `false`: something of it is gone.
-    async fn get_ready(&self, ahead: &SharedAhead, pid: u32) -> Result<bool, SaveError> {
-        let hurry = async {
-            if self.context.config.save.hurry {
-                precopy::hurry(self.context, ahead, pid, &self.orders).await?;
-            }
-            Ok(())
-        };
-        let is_there = precopy::is_there(self.context, ahead, self.call());
-        let (hurried, is_there) = tokio::join!(hurry, is_there);
-        hurried.map_err(SaveError::Ahead)?;
-        let is_there = is_there.map_err(SaveError::Stock)?;
-        self.report.mark("hurry");
-        if !is_there {
-            tracing::error!(workload = %self.workload.name, "all memory is read anew");
+    /// Before the freeze: sends what is pending.
+    async fn get_ready(&self, ahead: &SharedAhead, pid: u32) -> Result<(), SaveError> {
+        if self.context.config.save.hurry {
+            precopy::hurry(self.context, ahead, pid, &self.orders)
+                .await
+                .map_err(SaveError::Ahead)?;
         }
-        Ok(is_there)
+        self.report.mark("hurry");
+        Ok(())
     }
 
-    async fn prepare(&self, tree: &Tree) -> Result<Prepared, SaveError> {
+    async fn prepare(&self, tree: &Tree, stock: Option<Stock>) -> Result<Prepared, SaveError> {
         let id = CheckpointId::new();
         let right = self.workload.obtain_right(&self.context.heads);
         let right = self.guard(right).await?.map_err(SaveError::NoRight)?;
@@ -373,6 +374,7 @@ impl Save<'_> {
             namespaces,
             work_dir,
             journal,
+            stock,
         })
     }
 
@@ -391,6 +393,8 @@ impl Save<'_> {
             effort: save.effort.into(),
             purpose: Purpose::Frozen,
             rates: Arc::clone(&self.context.rates),
+            // Without books there is more than fits.
+            buffers: ahead.map(|_| self.context.buffers.clone()),
             seal: Arc::clone(&self.context.seal),
             origin: PackOrigin {
                 workload: self.workload.name.clone(),
@@ -434,14 +438,13 @@ impl Save<'_> {
         pipeline: &mut Pipeline,
     ) -> Result<Captured, SaveError> {
         let work = async {
-            let files = self.archive(prepared, description).await?;
-            let found = description.finish().await.map_err(SaveError::Capture)?;
+            let found = async { description.finish().await.map_err(SaveError::Capture) };
+            // The archive has a way into the pipeline of its own before the last one is closed.
+            let archive = self.archive(prepared, description);
+            let (files, found) = tokio::try_join!(archive, found)?;
             proof::check(described.images(), &found).map_err(SaveError::Proof)?;
             self.report.mark("prove");
-            pipeline
-                .finish_reading()
-                .await
-                .map_err(SaveError::Pipeline)?;
+            pipeline.finish_reading().await;
             Ok((found, files))
         };
         let (found, files) = self.guard(work).await??;
@@ -541,7 +544,7 @@ impl Save<'_> {
     /// a rehearsal, and is gone.
     async fn store(
         &self,
-        prepared: &Prepared,
+        prepared: &mut Prepared,
         captured: &Captured,
         pipeline: Pipeline,
         body: &Body,
@@ -550,6 +553,11 @@ impl Save<'_> {
         let work = async {
             let uploaded = pipeline.finish().await.map_err(SaveError::Pipeline)?;
             self.report.mark("upload");
+            if let Some(stock) = &mut prepared.stock
+                && !stock.is_there().await.map_err(SaveError::Stock)?
+            {
+                return Err(SaveError::Gone);
+            }
             let parts = Parts {
                 id: prepared.id,
                 right: &prepared.right,
@@ -682,6 +690,7 @@ const fn is_about_books(outcome: &Result<(), SaveError>) -> bool {
     matches!(
         outcome,
         Err(SaveError::Audit(_)
+            | SaveError::Gone
             | SaveError::Ahead(BatchError::Ahead(_))
             | SaveError::Commit(CommitError::Ahead(_) | CommitError::Uncaptured { .. }))
     )

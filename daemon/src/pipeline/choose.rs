@@ -88,7 +88,7 @@ impl Chooser {
             threads,
             bytes_per_second,
         };
-        let raw = self.figures.unread_bytes().max(AHEAD_BYTES_MIN);
+        let raw = self.figures.waiting_bytes().max(AHEAD_BYTES_MIN);
         let known = *self.content.lock();
         let costs = self.bounded(known.costs(&self.rates.costs()), raw);
         let mix = best_mix_ahead(&costs, resources, raw, self.figures.queued_bytes());

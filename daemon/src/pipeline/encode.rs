@@ -1,17 +1,15 @@
-//! The stage that reads memory and encodes it: OS threads, each with its own buffers and codec.
+//! The stage that encodes what was read: OS threads, each with a codec of its own.
 //!
-//! Reading and encoding happen on one thread, so that the bytes are still in its cache. Zero pages
-//! are left out: a captured page that no run mentions is zero (`lifeboat.image.v1.AddressSpace`). So
-//! are pages that hold what is stored of them already.
+//! The same threads read ([`super::read`]). Zero pages are left out: a captured page that no run
+//! mentions is zero (`lifeboat.image.v1.AddressSpace`). So are pages that hold what is stored of them
+//! already.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use async_channel::{Receiver, Sender};
+use async_channel::Sender;
 use lifeboat_format::{
     codec::{Encoder, is_zero_page},
+    owner::FrameOwner,
     seal::Seal,
 };
 use lifeboat_proto::units::{PAGE_BYTES, PageIndex, PageRun};
@@ -21,25 +19,25 @@ use lifeboat_track::ContentHash;
 const BACKGROUND_NICE: i32 = 19;
 
 use super::{
-    Encoded, Failure, Figures, Job, LeftOut, PipelineError, Source, Target,
+    Encoded, Failure, LeftOut, Target,
     choose::{self, Chooser},
+    clock::{Clock, Spent},
     rates::Frame,
+    read::{Content, Read, Reader},
 };
 
 /// What one encode thread works with.
 #[derive(Debug)]
 pub(super) struct Stage {
-    pub jobs: Receiver<Job>,
+    pub reader: Reader,
     pub frames: Sender<Encoded>,
-    pub figures: Arc<Figures>,
     pub failure: Arc<Failure>,
     pub chooser: Arc<Chooser>,
     pub seal: Arc<Seal>,
-    pub started: Instant,
 }
 
 impl Stage {
-    /// Works until the queue of jobs is closed, or something has failed anywhere.
+    /// Works until all jobs are done, or something has failed anywhere.
     pub(super) fn run(self) -> LeftOut {
         if self.chooser.is_background() {
             let this = rustix::thread::gettid();
@@ -48,63 +46,51 @@ impl Stage {
             }
         }
         let mut encoder = Encoder::new();
-        let mut buffer = Vec::new();
         let mut left_out = LeftOut::default();
-        while let Ok(job) = self.jobs.recv_blocking() {
-            if self.failure.is_set() {
-                break;
-            }
-            match self.encode(job, &mut encoder, &mut buffer, &mut left_out) {
-                Ok(None) => {}
-                Ok(Some(encoded)) => {
-                    if self.frames.send_blocking(encoded).is_err() {
-                        break;
-                    }
-                }
+        while !self.failure.is_set() {
+            let read = match self.reader.next() {
+                Ok(Some(read)) => read,
+                Ok(None) => return left_out,
                 Err(error) => {
                     self.failure.set(error);
                     break;
                 }
+            };
+            if let Some(encoded) = self.encode(read, &mut encoder, &mut left_out)
+                && self.frames.send_blocking(encoded).is_err()
+            {
+                break;
             }
         }
-        // Nobody may go on to queue work that is not going to be done.
-        if self.failure.is_set() || self.frames.is_closed() {
-            self.jobs.close();
-        }
+        self.reader.stop();
         left_out
     }
 
-    fn encode(
-        &self,
-        job: Job,
-        encoder: &mut Encoder,
-        buffer: &mut Vec<u8>,
-        left_out: &mut LeftOut,
-    ) -> Result<Option<Encoded>, PipelineError> {
-        let (began, busy_before) = (Instant::now(), busy());
-        let (target, owner) = match job {
-            Job::Memory {
+    fn encode(&self, read: Read, encoder: &mut Encoder, left_out: &mut LeftOut) -> Option<Encoded> {
+        let spent = read.spent;
+        match read.content {
+            Content::Vanished { space, runs } => {
+                left_out
+                    .lost
+                    .extend(runs.into_iter().map(|run| (space, run)));
+                None
+            }
+            Content::Pages {
                 space,
                 source,
                 runs,
                 known,
-                may_vanish,
+                mut bytes,
             } => {
-                match self.read(&source, &runs, buffer) {
-                    Ok(()) => {}
-                    Err(_) if may_vanish => {
-                        left_out.lost.extend(runs.iter().map(|run| (space, *run)));
-                        return Ok(None);
-                    }
-                    Err(error) => return Err(error),
-                }
-                let sifted = sift(&runs, buffer, known.as_deref());
+                let clock = Clock::start();
+                self.reader.figures.note_taken(bytes.len() as u64);
+                let sifted = sift(&runs, &mut bytes, known.as_deref());
                 let zero = sifted.zero.iter().map(|run| (space, *run));
                 left_out.zero.extend(zero);
                 left_out.same_pages += sifted.same_pages;
                 let (runs, hashes) = (sifted.kept, sifted.hashes);
                 if runs.is_empty() {
-                    return Ok(None);
+                    return None;
                 }
                 let owner = source.owner(runs.clone());
                 let target = Target::Space {
@@ -112,66 +98,56 @@ impl Stage {
                     runs,
                     hashes,
                 };
-                (target, owner)
+                let spent = spent + clock.spent();
+                let encoded = self.frame(encoder, target, owner, &bytes, spent);
+                self.reader.shelf.put_back(bytes);
+                Some(encoded)
             }
-            Job::Stream {
+            Content::Piece {
                 stream,
                 sequence,
                 owner,
-                content,
+                bytes,
             } => {
-                buffer.clear();
-                buffer.extend_from_slice(&content);
-                (Target::Stream { stream, sequence }, owner)
+                let target = Target::Stream { stream, sequence };
+                Some(self.frame(encoder, target, owner, &bytes, spent))
             }
-        };
-        let mut payload = Vec::with_capacity(buffer.len());
+        }
+    }
+
+    fn frame(
+        &self,
+        encoder: &mut Encoder,
+        target: Target,
+        owner: FrameOwner,
+        bytes: &[u8],
+        spent: Spent,
+    ) -> Encoded {
+        let clock = Clock::start();
+        let mut payload = Vec::with_capacity(bytes.len());
         let effort = self.chooser.next();
-        let codec = encoder.encode(buffer, effort, &mut payload);
+        let codec = encoder.encode(bytes, effort, &mut payload);
         payload.shrink_to_fit();
         let digest = self.seal.frame_digest(&payload);
-        let (raw_bytes, stored_bytes) = (buffer.len() as u64, payload.len() as u64);
+        let spent = spent + clock.spent();
         self.chooser.note(&Frame {
             codec: choose::asked(effort),
             stored_as: choose::stored_as(effort, codec),
-            raw_bytes,
-            stored_bytes,
-            busy: busy().saturating_sub(busy_before),
-            took: began.elapsed(),
+            raw_bytes: bytes.len() as u64,
+            stored_bytes: payload.len() as u64,
+            busy: spent.busy,
+            took: spent.took,
             is_background: self.chooser.is_background(),
         });
-        Ok(Some(Encoded {
+        Encoded {
             target,
             owner,
             payload,
             codec,
             digest,
-            raw_bytes: buffer.len(),
-        }))
+            raw_bytes: bytes.len(),
+        }
     }
-
-    /// Reads `runs` into `buffer`.
-    fn read(
-        &self,
-        source: &Source,
-        runs: &[PageRun],
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), PipelineError> {
-        let pages: usize = runs
-            .iter()
-            .map(|run| usize::try_from(run.pages).unwrap_or(0))
-            .sum();
-        buffer.resize(pages * PAGE_BYTES, 0);
-        source.read(runs, buffer)?;
-        self.figures.note_read(buffer.len() as u64, self.started);
-        Ok(())
-    }
-}
-
-/// Time of a processor that this thread has used.
-fn busy() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(used).unwrap_or_default()
 }
 
 /// What pages turned out to be.

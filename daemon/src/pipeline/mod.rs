@@ -2,8 +2,8 @@
 //! both work through it.
 //!
 //! Guarantees:
-//! - Memory is bounded whatever the size of the workload: see [`QUEUED_JOBS`], [`QUEUED_FRAMES`]
-//!   and the number of uploads.
+//! - Memory is bounded whatever the size of the workload: see [`QUEUED_JOBS`], [`QUEUED_FRAMES`],
+//!   [`Buffers`] and the number of uploads.
 //! - [`Pipeline::finish`] returns only when the store has acknowledged every pack.
 //! - The first failure stops everything: later calls return [`PipelineError::Stopped`], and
 //!   [`Pipeline::finish`] returns the failure itself. Packs that were uploaded before are garbage for
@@ -41,11 +41,13 @@ use tokio_util::task::AbortOnDropHandle;
 use self::choose::Chooser;
 
 mod choose;
+mod clock;
 mod encode;
 mod feed;
 mod link;
 mod pack;
 mod rates;
+mod read;
 mod source;
 mod upload;
 
@@ -53,6 +55,7 @@ pub use choose::{CodecFigures, CodecUse};
 pub use feed::Memory;
 pub use link::LinkRate;
 pub use rates::{LINK_UNKNOWN, Rates, Snapshot};
+pub use read::Buffers;
 pub use source::Source;
 pub(crate) use source::criu_id;
 
@@ -198,6 +201,8 @@ pub struct Figures {
     pub announced_bytes: AtomicU64,
     /// Bytes read from the workload's memory.
     pub read_bytes: AtomicU64,
+    /// Those of them whose turn to be encoded has come.
+    pub taken_bytes: AtomicU64,
     /// Bytes of frames that were encoded, as they are stored.
     pub encoded_bytes: AtomicU64,
     /// Frames by codec.
@@ -233,6 +238,9 @@ pub struct PipelineOptions {
     pub purpose: Purpose,
     /// What is measured.
     pub rates: Arc<Rates>,
+    /// Where memory of somebody who stands still is put until it is encoded. `None`: it is encoded as
+    /// soon as it is read.
+    pub buffers: Option<Buffers>,
     /// Authenticates frames.
     pub seal: Arc<Seal>,
     /// What the packs say of their origin.
@@ -267,21 +275,21 @@ impl Failure {
 /// A running pipeline. Dropped before its end it sends nothing more: what is on its way is called off.
 #[derive(Debug)]
 pub struct Pipeline {
-    jobs: Sender<Job>,
+    jobs: Sender<read::Unread>,
+    unread: read::Count,
     figures: Arc<Figures>,
     failure: Arc<Failure>,
     started: Instant,
     encoders: Vec<thread::JoinHandle<LeftOut>>,
-    left_out: LeftOut,
     packer: thread::JoinHandle<pack::Packed>,
     uploader: AbortOnDropHandle<()>,
-    healthy: bool,
 }
 
 /// Gives jobs to a pipeline.
 #[derive(Clone, Debug)]
 pub struct Intake {
-    jobs: Sender<Job>,
+    jobs: Sender<read::Unread>,
+    token: Option<read::Token>,
     figures: Arc<Figures>,
 }
 
@@ -297,10 +305,9 @@ impl Intake {
     /// # Errors
     /// When the pipeline was stopped.
     pub async fn push(&self, job: Job) -> Result<(), PipelineError> {
-        self.jobs
-            .send(job)
-            .await
-            .map_err(|_| PipelineError::Stopped)
+        let job = read::Unread::new(job, &self.token);
+        let sent = self.jobs.send(job).await;
+        sent.map_err(|_| PipelineError::Stopped)
     }
 }
 
@@ -317,16 +324,21 @@ impl Pipeline {
         let figures = Arc::new(Figures::default());
         let failure = Arc::new(Failure::default());
         let chooser = Arc::new(Chooser::new(options, Arc::clone(&figures)));
+        let shelf = Arc::new(read::Shelf::default());
         let encoders = (0..options.threads)
             .map(|index| {
                 let encoder = encode::Stage {
-                    jobs: Receiver::clone(&jobs_out),
+                    reader: read::Reader {
+                        jobs: Receiver::clone(&jobs_out),
+                        shelf: Arc::clone(&shelf),
+                        buffers: options.buffers.clone(),
+                        figures: Arc::clone(&figures),
+                        started,
+                    },
                     frames: Sender::clone(&frames),
-                    figures: Arc::clone(&figures),
                     failure: Arc::clone(&failure),
                     chooser: Arc::clone(&chooser),
                     seal: Arc::clone(&options.seal),
-                    started,
                 };
                 thread::Builder::new()
                     .name(format!("encode-{index}"))
@@ -359,14 +371,13 @@ impl Pipeline {
         let uploader = AbortOnDropHandle::new(tokio::spawn(stage.run()));
         Ok(Self {
             jobs,
+            unread: read::Count::default(),
             figures,
             failure,
             started,
             encoders,
-            left_out: LeftOut::default(),
             packer,
             uploader,
-            healthy: true,
         })
     }
 
@@ -376,6 +387,7 @@ impl Pipeline {
         Intake {
             jobs: Sender::clone(&self.jobs),
             figures: Arc::clone(&self.figures),
+            token: self.unread.token(),
         }
     }
 
@@ -391,27 +403,12 @@ impl Pipeline {
         self.started
     }
 
-    /// Waits until everything that was handed over was read: the workload's memory is not needed
-    /// any more. All intakes must be dropped before this can end.
-    ///
-    /// # Errors
-    /// When an encode thread panicked. Failures are told by [`Pipeline::finish`].
-    pub async fn finish_reading(&mut self) -> Result<(), PipelineError> {
+    /// Waits until everything that was handed over was read, or will not be since something failed:
+    /// the workload's memory is not needed any more. All intakes must be dropped before this can
+    /// end. Failures are told by [`Pipeline::finish`].
+    pub async fn finish_reading(&mut self) {
         self.jobs.close();
-        let encoders = std::mem::take(&mut self.encoders);
-        let joined = tokio::task::spawn_blocking(move || {
-            let joined = encoders.into_iter().map(thread::JoinHandle::join);
-            joined.collect::<Result<Vec<_>, _>>().ok()
-        });
-        match joined.await {
-            Ok(Some(all)) => all.into_iter().for_each(|one| self.left_out.add(one)),
-            _ => self.healthy = false,
-        }
-        if self.healthy {
-            Ok(())
-        } else {
-            Err(PipelineError::Panic { stage: "encode" })
-        }
+        self.unread.none().await;
     }
 
     /// Waits until everything that was handed over is acknowledged by the store.
@@ -419,29 +416,36 @@ impl Pipeline {
     /// # Errors
     /// The first failure of any stage.
     pub async fn finish(mut self) -> Result<Captured, PipelineError> {
-        let read = self.finish_reading().await;
+        self.finish_reading().await;
         let Self {
             failure,
-            left_out,
+            encoders,
             packer,
             uploader,
             ..
         } = self;
-        let packed = tokio::task::spawn_blocking(move || packer.join()).await;
+        let threads = tokio::task::spawn_blocking(move || {
+            let encoded = encoders.into_iter().map(thread::JoinHandle::join);
+            let left_out = encoded.collect::<Result<Vec<LeftOut>, _>>();
+            (left_out, packer.join())
+        });
+        let threads = threads.await;
         uploader
             .await
             .map_err(|_| PipelineError::Panic { stage: "upload" })?;
         if let Some(error) = failure.take() {
             return Err(error);
         }
-        read?;
-        match packed {
-            Ok(Ok(packed)) => Ok(Captured {
-                left_out,
-                ..packed.into_captured()
-            }),
-            _ => Err(PipelineError::Panic { stage: "pack" }),
-        }
+        let Ok((Ok(encoded), Ok(packed))) = threads else {
+            let stage = "encode or pack";
+            return Err(PipelineError::Panic { stage });
+        };
+        let mut left_out = LeftOut::default();
+        encoded.into_iter().for_each(|one| left_out.add(one));
+        Ok(Captured {
+            left_out,
+            ..packed.into_captured()
+        })
     }
 }
 
@@ -469,16 +473,20 @@ impl LeftOut {
 }
 
 impl Figures {
-    /// Bytes of memory that are known to be read and were not yet.
-    fn unread_bytes(&self) -> u64 {
+    /// Bytes of memory that are known to be encoded and are not yet.
+    fn waiting_bytes(&self) -> u64 {
         let announced = self.announced_bytes.load(Ordering::Relaxed);
-        announced.saturating_sub(self.read_bytes.load(Ordering::Relaxed))
+        announced.saturating_sub(self.taken_bytes.load(Ordering::Relaxed))
     }
 
     /// Bytes that are encoded and not acknowledged yet.
     fn queued_bytes(&self) -> u64 {
         let encoded = self.encoded_bytes.load(Ordering::Relaxed);
         encoded.saturating_sub(self.uploaded_bytes.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn note_taken(&self, bytes: u64) {
+        self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn note_read(&self, bytes: u64, started: Instant) {

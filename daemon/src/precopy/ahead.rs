@@ -11,9 +11,14 @@ use lifeboat_proto::{
     units::{PAGE_BYTES, PAGE_SIZE, PageRun},
 };
 use lifeboat_sys::pidfd::Pidfd;
-use lifeboat_track::{ContentHash, Cost, Mode, Options, SpaceId, TreeError, TreeTracker};
+use lifeboat_track::{ContentHash, Cost, Mode, Options, Runs, SpaceId, TreeError, TreeTracker};
 
-use super::{freeze::Lasts, objects::SharedBooks, saved::Saved, stored::Stored};
+use super::{
+    freeze::{Freeze, Lasts},
+    objects::SharedBooks,
+    saved::Saved,
+    stored::Stored,
+};
 use crate::pipeline::{Captured, LeftOut};
 
 /// Most pages of a workload whose content is known by a hash, so that a rewrite with the same
@@ -44,14 +49,18 @@ pub enum AheadError {
 /// The books.
 #[derive(Debug)]
 pub struct Ahead {
-    tracker: TreeTracker,
+    pub(super) tracker: TreeTracker,
     /// Address spaces, and objects of shared memory.
     pub(super) spaces: BTreeMap<SpaceId, Saved>,
     pub(super) shared: SharedBooks,
     pub(super) stored: Stored,
     /// Packs that were forgotten and that nothing names: to be deleted from the store.
     pub(super) dead: Vec<PackId>,
+    /// The freeze that is going on, or the next one.
+    pub(super) freeze: Freeze,
     pub(super) lasts: Option<Lasts>,
+    /// What was captured and what of it is known, just before a freeze.
+    pub(super) known: BTreeMap<SpaceId, (Runs, Runs)>,
     /// Pages of a frozen tree that are likely to be needed first.
     pub(super) hot: BTreeMap<SpaceId, Vec<PageRun>>,
     origin: PackOrigin,
@@ -122,7 +131,9 @@ impl Ahead {
             shared: SharedBooks::default(),
             stored: Stored::default(),
             dead: Vec::new(),
+            freeze: Freeze::default(),
             lasts: None,
+            known: BTreeMap::new(),
             hot: BTreeMap::new(),
             origin: PackOrigin {
                 workload,
@@ -206,16 +217,6 @@ impl Ahead {
     /// Leaves nothing out of the next round.
     pub(super) fn cool(&mut self) {
         self.tracker.cool();
-    }
-
-    /// Looks what the frozen tree consists of. Blocks.
-    ///
-    /// # Errors
-    /// When the tracker failed.
-    pub(super) fn look_at_frozen(&mut self) -> Result<(), AheadError> {
-        let lasts = self.tracker.last().map_err(AheadError::Track)?;
-        self.lasts = Some(Lasts::new(lasts));
-        Ok(())
     }
 
     /// Enters what a pipeline has captured of `spaces`, by their indices in it; `None` stands for one

@@ -178,6 +178,7 @@ async fn run(
                 Purpose::Soon
             },
             rates: Arc::clone(&context.rates),
+            buffers: None,
             seal: Arc::clone(&context.seal),
             origin: lock(ahead).origin(),
             call,

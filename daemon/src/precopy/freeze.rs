@@ -14,7 +14,7 @@ use lifeboat_proto::{
 };
 use lifeboat_track::{ContentHash, Last, Runs, SpaceId, SpaceLast};
 
-use super::{Ahead, AheadError};
+use super::{Ahead, AheadError, saved::Saved};
 use crate::pipeline::Captured;
 
 /// Most pages of a delta that are compared with what is stored: their hashes are kept until the
@@ -74,26 +74,56 @@ pub struct Frozen {
     pub frames: Vec<FrameRef>,
 }
 
+/// One freeze of a tree. Work that was begun for a freeze and comes late, when the tree runs again,
+/// must not be taken for that of the next one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Freeze(u64);
+
 impl Ahead {
+    /// Looks up before a freeze what is known: nothing may be entered from now on until the tree is
+    /// thawed.
+    pub fn get_ready(&mut self) -> Freeze {
+        self.thaw();
+        let known = |(id, saved): (&SpaceId, &Saved)| (*id, saved.captured_and_known());
+        self.known = self.spaces.iter().map(known).collect();
+        self.freeze
+    }
+
+    /// Looks what the frozen tree consists of, if that freeze is not over. Blocks.
+    ///
+    /// # Errors
+    /// When the tracker failed.
+    pub fn look_at_frozen(&mut self, freeze: Freeze) -> Result<(), AheadError> {
+        if self.lasts.is_none() && self.freeze == freeze {
+            let lasts = self.tracker.last().map_err(AheadError::Track)?;
+            self.lasts = Some(Lasts::new(lasts));
+        }
+        Ok(())
+    }
+
     /// What must be read of process `pid`, whose `captured` mappings are Lifeboat's to capture.
-    /// `None`: it has no memory of its own, or nothing is known of it. The whole tree must be
-    /// frozen from the first call on, until [`Ahead::thaw`]. Blocks.
+    /// `None`: it has no memory of its own, nothing is known of it, or that freeze is over. The whole
+    /// tree must be frozen from the first call on, until [`Ahead::thaw`]. Blocks.
     ///
     /// # Errors
     /// When the tracker failed: nothing may be taken from the books.
-    pub fn delta(&mut self, pid: u32, captured: &[PageRun]) -> Result<Option<Delta>, AheadError> {
-        if self.lasts.is_none() {
-            self.look_at_frozen()?;
+    pub fn delta(
+        &mut self,
+        freeze: Freeze,
+        pid: u32,
+        captured: &[PageRun],
+    ) -> Result<Option<Delta>, AheadError> {
+        if self.freeze != freeze {
+            return Ok(None);
         }
+        self.look_at_frozen(freeze)?;
         let lasts = self.lasts.as_mut().map(|lasts| &mut lasts.0);
         let Some((space, last)) = lasts.and_then(|lasts| lasts.remove(&pid)) else {
             return Ok(None);
         };
         let captured: Runs = captured.iter().copied().collect();
         let present = last.present.and(&captured);
-        let saved = self.spaces.get(&space);
-        let known = saved.map(super::saved::Saved::captured_and_known);
-        let (captured, known) = known.unwrap_or_default();
+        let (captured, known) = self.known.remove(&space).unwrap_or_default();
         let read = present.minus(&known.minus(&last.dirty));
         // What was captured before and is read again, was written since.
         let warm = captured.and(&read).minus(&last.hot);
@@ -111,7 +141,9 @@ impl Ahead {
 
     /// The tree runs again, or is gone.
     pub fn thaw(&mut self) {
+        self.freeze.0 += 1;
         self.lasts = None;
+        self.known.clear();
         self.hot.clear();
     }
 
@@ -143,9 +175,7 @@ impl Ahead {
                 .and_then(|pid| i32::try_from(pid).ok())
                 .and_then(rustix::process::Pid::from_raw);
             if let (Some(id), Some(pid)) = (id, pid) {
-                self.spaces
-                    .entry(*id)
-                    .or_insert_with(|| super::saved::Saved::new(pid));
+                self.spaces.entry(*id).or_insert_with(|| Saved::new(pid));
             }
         }
         let ids: Vec<Option<SpaceId>> = spaces.iter().map(|(_, id)| *id).collect();

@@ -9,8 +9,8 @@
 //! Guarantees:
 //! - A page counts as saved only when the store has acknowledged the pack that it is in, and only
 //!   until the tracker reports it again. Whatever is not *known* to be saved is read at the freeze.
-//! - Before each save the store is asked whether it still has every pack that the books name; if not,
-//!   the books are forgotten, and everything is read anew.
+//! - Before each commit the store is asked whether it still has every pack that the books name; if
+//!   not, the books are forgotten, and everything is read anew.
 //! - What fails here costs time at the freeze, never data: the pages of a batch that failed are
 //!   pending again; a tracker that fails is begun anew, with nothing saved.
 //! - The workload, the link and the processors are spared: see [`pace`] for the limits.
@@ -29,11 +29,11 @@ mod stored;
 pub use ahead::{Ahead, AheadError, Figures};
 pub use batch::BatchError;
 pub use follow::follow;
-pub use freeze::{Delta, Frozen, Uncaptured};
+pub use freeze::{Delta, Freeze, Frozen, Uncaptured};
 pub use hurry::hurry;
 pub use pace::Limits;
 pub(crate) use pace::{FIXED_COST, time_to_safe};
-pub use stock::is_there;
+pub use stock::Stock;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

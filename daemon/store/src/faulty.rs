@@ -339,6 +339,13 @@ impl Store for Faulty {
         after(&fate, operation, key, self.inner.head(key, call).await)
     }
 
+    async fn size(&self, key: &Key, call: Call) -> Result<u64> {
+        let operation = Operation::Head;
+        let fate = self.fate(operation);
+        self.before(&fate, operation, key, 0).await?;
+        after(&fate, operation, key, self.inner.size(key, call).await)
+    }
+
     async fn list(&self, prefix: &Prefix, after_key: Option<&Key>, call: Call) -> Result<Page> {
         let operation = Operation::List;
         let fate = self.fate(operation);

@@ -298,6 +298,11 @@ impl Store for File {
         })
     }
 
+    async fn size(&self, key: &Key, _: Call) -> Result<u64> {
+        let path = self.path(key);
+        off_thread(Operation::Head, key, move || blocking::size(&path)).await
+    }
+
     async fn list(&self, prefix: &Prefix, after: Option<&Key>, _: Call) -> Result<Page> {
         let (root, under, after) = (Arc::clone(&self.root), prefix.clone(), after.cloned());
         let walk = move || walk::page(&root, &under, after.as_ref());

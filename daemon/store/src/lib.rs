@@ -119,6 +119,15 @@ pub trait Store: Send + Sync + Debug {
     /// [`ErrorKind::NotFound`].
     async fn head(&self, key: &Key, call: Call) -> Result<Meta>;
 
+    /// Size of an object, in bytes: all that is to be known of one that never changes. Where versions
+    /// are costly, this is not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    async fn size(&self, key: &Key, call: Call) -> Result<u64> {
+        Ok(self.head(key, call).await?.size)
+    }
+
     /// The keys under `prefix` that sort after `after`, in byte order, at most
     /// [`LIST_PAGE_KEYS_MAX`]. Continue with [`Page::next`].
     async fn list(&self, prefix: &Prefix, after: Option<&Key>, call: Call) -> Result<Page>;

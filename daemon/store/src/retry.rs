@@ -270,6 +270,12 @@ impl Store for Retrying {
             .await
     }
 
+    async fn size(&self, key: &Key, call: Call) -> Result<u64> {
+        let shape = Shape::new(Operation::Head, 0);
+        self.repeat(shape, key, call, |call| self.inner.size(key, call))
+            .await
+    }
+
     async fn list(&self, prefix: &Prefix, after: Option<&Key>, call: Call) -> Result<Page> {
         let shape = Shape::new(Operation::List, 0);
         self.repeat(shape, prefix, call, |call| {

@@ -190,6 +190,11 @@ pub(super) fn read_range(
     Ok(Ok(bytes))
 }
 
+/// Size of a file.
+pub(super) fn size(path: &Path) -> io::Result<u64> {
+    open_file(path).map(|(_, size)| size)
+}
+
 /// Size and digest of a file's bytes.
 pub(super) fn size_and_hash(path: &Path) -> io::Result<(u64, blake3::Hash)> {
     let (mut file, _) = open_file(path)?;
