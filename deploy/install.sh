@@ -4,6 +4,7 @@
 #   /usr/bin/lifeboat and /usr/sbin/lifeboatd become links to it; the units go to /etc/systemd/system.
 #   --debug           the unoptimised build: quicker to make, slower to run
 #   --programs-only   DIR and nothing else
+#   LIFEBOAT_FEATURES=lifeboatd/kubernetes builds the daemon with what is not in it otherwise.
 # Needs Rust, and what deploy/setup.sh installs. A build from nothing takes some minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,7 +40,8 @@ if [ $PROFILE = debug ]; then
   as_caller cargo build --locked --workspace
 else
   # In one go, so that what they share is built once; lifeboat-bench is for deploy/demo.sh.
-  as_caller cargo build --locked --release -p lifeboatd -p lifeboat-preload -p lifeboat-bench
+  as_caller cargo build --locked --release -p lifeboatd -p lifeboat-preload -p lifeboat-bench \
+    ${LIFEBOAT_FEATURES:+--features $LIFEBOAT_FEATURES}
   # What runs in other root file systems must bring its libc along.
   as_caller cargo rustc --locked --release -p lifeboat-client --bin lifeboat -- -C target-feature=+crt-static
   as_caller cargo rustc --locked --release -p lifeboat-preload --bin lifeboat-hook -- -C target-feature=+crt-static

@@ -60,4 +60,8 @@ step 'build' cargo build --locked --workspace
 step 'install' install_for_tests
 step 'object store' start_server
 step 'test' cargo test --locked --workspace --no-fail-fast "$@"
+# What is not in a build unless it is asked for.
+step 'lint for Kubernetes' cargo clippy --locked -p lifeboatd -p lifeboat-watch --features kubernetes \
+  --all-targets -- -D warnings
+step 'test for Kubernetes' cargo test --locked -p lifeboat-watch --features kubernetes "$@"
 echo "== everything: $SECONDS s"

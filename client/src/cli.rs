@@ -10,7 +10,7 @@ use lifeboat_proto::id::{CheckpointId, WorkloadName};
 
 use self::texts::{
     ABOUT, CHECKPOINT_EXAMPLES, DRILL_EXAMPLES, EVACUATE_EXAMPLES, EXAMPLES, LIST_EXAMPLES,
-    PREFETCH_EXAMPLES, RUN_EXAMPLES, STATUS_EXAMPLES,
+    NOTICE_EXAMPLES, PREFETCH_EXAMPLES, RUN_EXAMPLES, STATUS_EXAMPLES,
 };
 
 /// The whole command line.
@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Rehearse an eviction without harm
     #[command(after_help = DRILL_EXAMPLES)]
     Drill(Save),
+    /// Tell the daemon that this machine will go, as a cloud would; or take that back
+    #[command(after_help = NOTICE_EXAMPLES)]
+    Notice(Notice),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -197,6 +200,37 @@ pub(crate) struct Save {
     /// Time until everything must be durable, for example 25s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) within: Option<Duration>,
+}
+
+/// `lifeboat notice`.
+#[derive(Debug, Args)]
+pub(crate) struct Notice {
+    /// What will happen
+    #[arg(value_enum, required_unless_present = "withdraw")]
+    pub(crate) kind: Option<NoticeKind>,
+
+    /// How long the machine stays, for example 25s [default: `notice` of the daemon's configuration]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) within: Option<Duration>,
+
+    /// Only this pod of Kubernetes will go, not the machine
+    #[arg(long, value_name = "UID")]
+    pub(crate) pod: Option<String>,
+
+    /// Take back what was said by this command before
+    #[arg(long, conflicts_with_all = ["kind", "within"])]
+    pub(crate) withdraw: bool,
+}
+
+/// What will happen to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NoticeKind {
+    /// Nothing is decided yet: memory is copied ahead as fast as it goes, and nobody leaves
+    Early,
+    /// It is taken away: everything that runs here is saved and ended
+    Preemption,
+    /// It goes down for maintenance: the same
+    Maintenance,
 }
 
 /// A checkpoint of a workload.

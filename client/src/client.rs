@@ -9,12 +9,12 @@ use lifeboat_proto::{
         AttachRequest, Budget, CheckRequest, CheckResponse, CheckpointEntry, CheckpointName,
         CheckpointRequest, CheckpointServiceListRequest, CollectGarbageRequest,
         CollectGarbageResponse, DeleteRequest, DrillRequest, EvacuateRequest, GetRequest,
-        GetResponse, GetStatusRequest, GetStatusResponse, GiveNoticeRequest, InspectRequest,
-        InspectResponse, ListRequest, PrefetchRequest, PrefetchResponse, Progress, SaveResult,
-        Selection, TcpPolicy, VerifyRequest, VerifyResponse, WatchRequest, WatchResponse, Workload,
-        checkpoint_response, checkpoint_service_client::CheckpointServiceClient, drill_response,
-        evacuate_response, node_service_client::NodeServiceClient,
-        workload_service_client::WorkloadServiceClient,
+        GetResponse, GetStatusRequest, GetStatusResponse, GiveNoticeRequest, GiveNoticeResponse,
+        InspectRequest, InspectResponse, ListRequest, PrefetchRequest, PrefetchResponse, Progress,
+        SaveResult, Selection, TcpPolicy, VerifyRequest, VerifyResponse, WatchRequest,
+        WatchResponse, Workload, checkpoint_response,
+        checkpoint_service_client::CheckpointServiceClient, drill_response, evacuate_response,
+        node_service_client::NodeServiceClient, workload_service_client::WorkloadServiceClient,
     },
 };
 use tokio::net::UnixStream;
@@ -132,9 +132,12 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client::node_status`].
-    pub async fn give_notice(&mut self, request: GiveNoticeRequest) -> Result<(), ClientError> {
-        self.node.give_notice(request).await.map_err(refused)?;
-        Ok(())
+    pub async fn give_notice(
+        &mut self,
+        request: GiveNoticeRequest,
+    ) -> Result<GiveNoticeResponse, ClientError> {
+        let response = self.node.give_notice(request).await.map_err(refused)?;
+        Ok(response.into_inner())
     }
 
     /// Registers a running process tree.

@@ -13,7 +13,7 @@ use std::{
 use lifeboat_watch::WatchConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::Settings, precopy::Limits};
+use crate::{cli::Settings, drill::DrillConfig, precopy::Limits};
 
 /// Where the configuration file is looked for when none is named.
 const DEFAULT_CONFIG_FILE: &str = "/etc/lifeboat/lifeboatd.toml";
@@ -94,6 +94,8 @@ pub struct Config {
     pub restore: Restore,
     /// What copying memory ahead of time may cost.
     pub precopy: Limits,
+    /// When an eviction is rehearsed.
+    pub drill: DrillConfig,
     /// How long an owner may stay silent before another node may take its workload over.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
@@ -237,6 +239,8 @@ struct File {
     restore: Restore,
     #[serde(default)]
     precopy: Limits,
+    #[serde(default)]
+    drill: DrillConfig,
     #[serde(default, with = "humantime_serde")]
     lease: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
@@ -299,6 +303,7 @@ impl Config {
             warm: file.warm,
             restore: file.restore,
             precopy: file.precopy,
+            drill: file.drill,
             lease: file.lease.unwrap_or(Duration::from_secs(30)),
             notice: file.notice.unwrap_or(Duration::from_secs(25)),
             takeover_wait: file.takeover_wait.unwrap_or(Duration::from_secs(60)),
@@ -336,6 +341,9 @@ impl Config {
         }
         if let Some((name, value, reason)) = self.watch.problem() {
             return refuse(name, value, &reason);
+        }
+        if let Some(problem) = self.drill.problem() {
+            return refuse("drill", format!("{:?}", self.drill), problem);
         }
         if let Some(problem) = self.precopy.problem() {
             return refuse("precopy", format!("{:?}", self.precopy), problem);
@@ -437,6 +445,17 @@ mod tests {
     fn a_misspelt_key_is_refused() {
         let error = load("stroe = 'x'", Settings::default()).unwrap_err();
         assert!(matches!(error, ConfigError::Parse { .. }));
+    }
+
+    #[test]
+    fn drills_have_an_interval_that_can_be_meant() {
+        let none = load("", Settings::default()).unwrap().drill;
+        assert_eq!((none.interval, none.within), (None, None));
+        let toml = "[drill]\ninterval = '6h'\nwithin = '25s'";
+        let drill = load(toml, Settings::default()).unwrap().drill;
+        assert_eq!(drill.interval, Some(Duration::from_secs(6 * 3600)));
+        let error = load("[drill]\ninterval = '10ms'", Settings::default()).unwrap_err();
+        assert!(matches!(error, ConfigError::Value { name: "drill", .. }));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use lifeboat_store::{OpenError, Store};
 use crate::{
     claim::Heads,
     config::Config,
+    drill,
     evacuate::{self, outcomes::Outcomes},
     journal::{Journal, JournalError},
     observe::metrics::{Metrics, WorkloadLabels},
@@ -222,7 +223,11 @@ impl Context {
             let labels = WorkloadLabels {
                 workload: workload.name.to_string(),
             };
-            let Some(ahead) = workload.view().ahead else {
+            let view = workload.view();
+            if let Some(drill) = &view.last_drill {
+                figures.rehearsed(&labels, drill);
+            }
+            let Some(ahead) = view.ahead else {
                 continue;
             };
             let known = &ahead.figures;
@@ -280,6 +285,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let serving = service::serve(Arc::clone(&context), drain.clone()).await?;
     let renewing = tokio::spawn(service::renew::run(Arc::clone(&context), drain.clone()));
     let watching = watch::start(&context, &drain);
+    let drilling = tokio::spawn(drill::run(Arc::clone(&context), drain.clone()));
     tracing::info!(
         node = context.config.node,
         socket = %context.config.socket.display(),
@@ -300,6 +306,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     drop(tokio::time::timeout(DRAIN_TIMEOUT, serving.finished()).await);
     renewing.abort();
     drop(tokio::time::timeout(DRAIN_TIMEOUT, watching.finished()).await);
+    // Called off by the drain; what it has frozen is let go.
+    drop(tokio::time::timeout(DRAIN_TIMEOUT, drilling).await);
     drop(std::fs::remove_file(&context.config.socket));
     Ok(())
 }

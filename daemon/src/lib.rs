@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod deadline;
+pub mod drill;
 pub mod evacuate;
 pub mod hold;
 pub mod journal;

@@ -80,11 +80,35 @@ Examples:
 
 /// After the help of `drill`.
 pub(super) const DRILL_EXAMPLES: &str = "\
-Everything is done as for a notice, under a name of its own, except that the workloads run on.
+Everything is done as for a notice, under a name of its own, except that the workloads run on. A
+notice that comes meanwhile calls it off. With `interval` of [drill] in its configuration the daemon
+rehearses by itself; `lifeboat status` shows how the last ones went.
 
 Examples:
   lifeboat drill --all --within 30s
-      would everything be safe in time?";
+      would everything be safe in time?
+  lifeboat status --output json | jq .drill
+      what the last ones have shown";
+
+/// After the help of `notice`.
+pub(super) const NOTICE_EXAMPLES: &str = "\
+The command returns when the notice was taken in. What follows is what follows when the cloud says
+so: all workloads are saved, the more important ones first, and end here; each `lifeboat run`
+returns 75. What fails is tried again until the time is over. `lifeboat list` and the daemon's log
+tell what becomes of them. Use `lifeboat evacuate` to wait for the outcomes, or to choose workloads,
+and `lifeboat drill` to only see whether the time would do. Notices add up: the earliest deadline
+counts, and the machine is safe again only when all who gave notice have taken it back. Only root
+gives notice.
+
+Examples:
+  lifeboat notice preemption --within 25s
+      this machine will be gone in 25 seconds: save everything now
+  lifeboat notice early
+      it may be gone soon: copy memory ahead as fast as it goes
+  lifeboat notice --withdraw
+      it stays after all: what is not committed yet runs on
+  lifeboat notice maintenance --pod \"$(kubectl get pod db-0 -o jsonpath='{.metadata.uid}')\"
+      only the workloads of one pod";
 
 /// After the help of `list`.
 pub(super) const LIST_EXAMPLES: &str = "\

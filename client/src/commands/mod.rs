@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod node;
+mod notice;
 mod prefetch;
 mod progress;
 mod run;
@@ -136,6 +137,7 @@ async fn call(cli: Cli) -> Result<u8, Failure> {
         Command::Checkpoint(save) => {
             save::save(&mut client, output, save::Kind::Checkpoint, save).await
         }
+        Command::Notice(notice) => notice::give(&mut client, output, notice).await,
         Command::Drill(save) => save::save(&mut client, output, save::Kind::Drill, save).await,
         Command::Checkpoints { name } => {
             checkpoints::list(&mut client, output, name.as_ref()).await

@@ -6,7 +6,7 @@ use super::{EXIT_FAILED, Failure, print};
 use crate::{
     cli::Output,
     render::{Table, duration, or_dash, pairs, size},
-    view::{CapabilityView, NodeView, NoticeSourceView, RatesView},
+    view::{CapabilityView, DrillSummaryView, NodeView, NoticeSourceView, RatesView},
 };
 
 /// Shows the node.
@@ -44,6 +44,7 @@ pub(super) async fn status(client: &mut Client, output: Output) -> Result<u8, Fa
             ("codecs", codecs(&view.rates)),
             ("notice", notice),
             ("watched", watched(&view)),
+            ("last drill", or_dash(view.drill.as_ref().map(drilled))),
             (
                 "prefetched",
                 or_dash(Some(warm.join(", ")).filter(|all| !all.is_empty())),
@@ -78,6 +79,26 @@ fn codecs(rates: &RatesView) -> String {
         })
         .collect();
     or_dash(Some(all.join(", ")).filter(|all| !all.is_empty()))
+}
+
+/// How the last rehearsals went.
+fn drilled(drill: &DrillSummaryView) -> String {
+    let at = or_dash(drill.ended_at.clone());
+    let outcome = match &*drill.not_saved {
+        [] => format!("all {} would have been saved", drill.rehearsed),
+        these => format!(
+            "{} of {} would not have been saved: {}",
+            these.len(),
+            drill.rehearsed,
+            these.join(", ")
+        ),
+    };
+    match (drill.least_margin_ms, &drill.least_margin_of) {
+        (Some(margin), Some(of)) => {
+            format!("{at}: {outcome}; least margin {} ({of})", duration(margin))
+        }
+        _ => format!("{at}: {outcome}"),
+    }
 }
 
 /// Who is asked whether the machine will go, and who of them does not answer.

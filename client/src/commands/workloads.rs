@@ -127,7 +127,11 @@ fn facts(workload: &WorkloadView) -> Vec<(&'static str, String)> {
         let at = or_dash(drill.ended_at.clone());
         let took = or_dash(drill.total_ms.map(duration));
         lines.push(match &drill.error {
-            None => ("last drill", format!("{at}: saved after {took}")),
+            None => {
+                let margin = or_dash(drill.margin_ms.map(duration));
+                let text = format!("{at}: saved after {took}, margin {margin}");
+                ("last drill", text)
+            }
             Some(error) => ("last drill", format!("{at}: not saved: {error}")),
         });
     }

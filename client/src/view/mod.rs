@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 pub(crate) use self::{
     checkpoint::{CheckpointView, InspectView, SizedView},
-    node::{CapabilityView, NodeView, NoticeSourceView, RatesView},
+    node::{CapabilityView, DrillSummaryView, GivenView, NodeView, NoticeSourceView, RatesView},
     save::SaveView,
     workload::{DetailView, WorkloadView},
 };

@@ -1,7 +1,8 @@
 //! The node and what it can do.
 
 use lifeboat_proto::v1::{
-    Capability, CapabilityState, GetStatusResponse, NoticeKind, NoticeSource, Rates, WarmCheckpoint,
+    Capability, CapabilityState, DrillSummary, GetStatusResponse, GiveNoticeResponse, NoticeKind,
+    NoticeSource, Rates, WarmCheckpoint,
 };
 use serde::Serialize;
 
@@ -20,6 +21,7 @@ pub(crate) struct NodeView {
     pub(crate) rates: RatesView,
     pub(crate) notice: Option<NoticeView>,
     pub(crate) notice_sources: Vec<NoticeSourceView>,
+    pub(crate) drill: Option<DrillSummaryView>,
     pub(crate) warm: Vec<WarmView>,
 }
 
@@ -51,6 +53,38 @@ pub(crate) struct NoticeSourceView {
     pub(crate) succeeded_at: Option<String>,
     pub(crate) failed_at: Option<String>,
     pub(crate) failure: Option<String>,
+}
+
+/// What the last rehearsals have shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct DrillSummaryView {
+    pub(crate) ended_at: Option<String>,
+    pub(crate) rehearsed: u32,
+    pub(crate) not_saved: Vec<String>,
+    pub(crate) least_margin_ms: Option<i64>,
+    pub(crate) least_margin_of: Option<String>,
+}
+
+/// A notice that was given.
+#[derive(Debug, Serialize)]
+pub(crate) struct GivenView {
+    pub(crate) kind: Option<&'static str>,
+    pub(crate) pod: Option<String>,
+    pub(crate) within_ms: Option<i64>,
+    pub(crate) withdrawn: bool,
+}
+
+impl GivenView {
+    /// What was said, and how the daemon took it in.
+    pub(crate) fn new(kind: NoticeKind, pod: Option<String>, taken: &GiveNoticeResponse) -> Self {
+        let withdrawn = kind == NoticeKind::Unspecified;
+        Self {
+            kind: (!withdrawn).then(|| notice_kind(kind)),
+            pod,
+            within_ms: taken.within.as_ref().map(milliseconds),
+            withdrawn,
+        }
+    }
 }
 
 /// A checkpoint that was prefetched.
@@ -100,6 +134,7 @@ impl From<GetStatusResponse> for NodeView {
             rates: status.rates.map(RatesView::from).unwrap_or_default(),
             notice,
             notice_sources: status.notice_sources.into_iter().map(Into::into).collect(),
+            drill: status.drill.map(Into::into),
             warm: status.warm.into_iter().map(WarmView::from).collect(),
         }
     }
@@ -134,6 +169,18 @@ impl From<NoticeSource> for NoticeSourceView {
             succeeded_at: timestamp(source.succeeded_at),
             failed_at: timestamp(source.failed_at),
             failure: filled(source.failure),
+        }
+    }
+}
+
+impl From<DrillSummary> for DrillSummaryView {
+    fn from(drill: DrillSummary) -> Self {
+        Self {
+            ended_at: timestamp(drill.ended_at),
+            rehearsed: drill.rehearsed,
+            not_saved: drill.not_saved,
+            least_margin_ms: drill.least_margin.as_ref().map(milliseconds),
+            least_margin_of: filled(drill.least_margin_of),
         }
     }
 }

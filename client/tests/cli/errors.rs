@@ -53,6 +53,8 @@ fn wrong_usage_is_code_2_before_anything_is_contacted() {
     for arguments in [
         &["evacuate"][..],
         &["evacuate", "../x"],
+        &["notice"],
+        &["notice", "early", "--withdraw"],
         &["evacuate", "a", "--within", "soon"],
         &["inspect", "a", "--checkpoint", "latest"],
         &["run", "--workload", "a"],

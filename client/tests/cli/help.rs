@@ -28,6 +28,11 @@ fn help_of_evacuate() {
 }
 
 #[test]
+fn help_of_notice() {
+    assert_snapshot!("help-notice", help(&["notice", "--help"]));
+}
+
+#[test]
 fn internal_commands_are_not_shown() {
     let text = help(&["--help"]);
     assert!(!text.contains("hold-init") && !text.contains("terminal-relay"));

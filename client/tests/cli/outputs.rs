@@ -33,6 +33,13 @@ fn status_of_the_node() {
 }
 
 #[test]
+fn notice() {
+    both("notice", &["notice", "preemption", "--within", "90s"]);
+    both("notice-pod", &["notice", "early", "--pod", "5f3c-77"]);
+    both("notice-withdrawn", &["notice", "--withdraw"]);
+}
+
+#[test]
 fn checkpoints() {
     both("checkpoints", &["checkpoints", "cache"]);
 }

@@ -7,7 +7,7 @@ use lifeboat_proto::v1::{
     CheckRequest, CheckResponse, CheckpointEntry, CheckpointRequest, CheckpointResponse,
     CheckpointServiceListRequest, CheckpointServiceListResponse, CheckpointSummary, CodecCost,
     CodecUse, CollectGarbageRequest, CollectGarbageResponse, DeleteRequest, DeleteResponse,
-    DrillRequest, DrillResponse, EvacuateRequest, EvacuateResponse, GetRequest, GetResponse,
+    DrillRequest, DrillResponse, DrillSummary, EvacuateRequest, EvacuateResponse, GetRequest, GetResponse,
     GetStatusRequest, GetStatusResponse, GiveNoticeRequest, GiveNoticeResponse, ImageFileEntry,
     InspectRequest, InspectResponse, ListRequest, ListResponse, Notice, NoticeKind, NoticeSource,
     PackEntry, PrefetchRequest, PrefetchResponse, Process, Progress, Rates, SaveOutcome,
@@ -277,6 +277,13 @@ impl NodeService for Answering {
                     failure: "no answer".into(),
                 },
             ],
+            drill: Some(DrillSummary {
+                ended_at: moment(30),
+                rehearsed: 2,
+                not_saved: vec!["job-7".into()],
+                least_margin: Some(duration(18_400)),
+                least_margin_of: "cache".into(),
+            }),
             warm: vec![WarmCheckpoint {
                 workload: "cache".into(),
                 checkpoint: SECOND.into(),
@@ -288,9 +295,14 @@ impl NodeService for Answering {
 
     async fn give_notice(
         &self,
-        _: Request<GiveNoticeRequest>,
+        request: Request<GiveNoticeRequest>,
     ) -> Result<Response<GiveNoticeResponse>, Status> {
-        Err(Status::unimplemented("this daemon is only played"))
+        let request = request.into_inner();
+        let said = request.budget.and_then(|budget| budget.within);
+        let within = said.unwrap_or_else(|| duration(25_000));
+        Ok(Response::new(GiveNoticeResponse {
+            within: (!request.withdraw).then_some(within),
+        }))
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {

@@ -1,6 +1,6 @@
 //! Figures for Prometheus. Names say stage, thing and unit; labels are bounded.
 
-use std::sync::atomic::AtomicU64;
+use std::{sync::atomic::AtomicU64, time::UNIX_EPOCH};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
@@ -14,6 +14,7 @@ use prometheus_client::{
 };
 
 use super::codecs::OfCodecs;
+use crate::workload::Drilled;
 
 /// How a save ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -69,6 +70,12 @@ pub struct OfWorkloads {
     pub not_evacuable: Family<WorkloadLabels, Gauge>,
     /// Stored for it, in bytes.
     pub stored: Family<WorkloadLabels, Gauge>,
+    /// Time that its last rehearsal left until the deadline, in seconds.
+    pub drill_margin: Family<WorkloadLabels, Gauge<f64, AtomicU64>>,
+    /// Whether it would not have been saved.
+    pub drill_failed: Family<WorkloadLabels, Gauge>,
+    /// When that was, in seconds since 1970.
+    pub drill_at: Family<WorkloadLabels, Gauge<f64, AtomicU64>>,
 }
 
 impl OfWorkloads {
@@ -78,6 +85,26 @@ impl OfWorkloads {
         self.time_to_safe.clear();
         self.not_evacuable.clear();
         self.stored.clear();
+        self.drill_margin.clear();
+        self.drill_failed.clear();
+        self.drill_at.clear();
+    }
+
+    /// Enters the last rehearsal of a workload.
+    pub fn rehearsed(&self, labels: &WorkloadLabels, drill: &Drilled) {
+        let failed = self.drill_failed.get_or_create(labels);
+        failed.set(i64::from(drill.error.is_some()));
+        if let Ok(since) = drill.at.duration_since(UNIX_EPOCH) {
+            let at = self.drill_at.get_or_create(labels);
+            at.set(since.as_secs_f64());
+        }
+        // Where nothing would have been saved, no time would have been left.
+        let margin = drill.margin_ms.filter(|_| drill.error.is_none());
+        if let Some(margin) = margin {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+            let seconds = margin as f64 / 1000.0;
+            self.drill_margin.get_or_create(labels).set(seconds);
+        }
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -93,6 +120,14 @@ impl OfWorkloads {
         let help = "Packs that were copied ahead of time and are still of use";
         let stored = self.stored.clone();
         registry.register_with_unit("workload_stored", help, bytes, stored);
+        let help = "Time that the last drill left until its deadline";
+        let margin = self.drill_margin.clone();
+        registry.register_with_unit("workload_drill_margin", help, Unit::Seconds, margin);
+        let help = "1 for a workload that would not have been saved in the last drill";
+        registry.register("workload_drill_failed", help, self.drill_failed.clone());
+        let help = "When the last drill ended, since 1970";
+        let at = self.drill_at.clone();
+        registry.register_with_unit("workload_drill_timestamp", help, Unit::Seconds, at);
     }
 }
 

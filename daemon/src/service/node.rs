@@ -6,7 +6,7 @@ use lifeboat_proto::v1::{self, node_service_server::NodeService};
 use tonic::{Request, Response, Status};
 
 use super::{identity::Caller, view};
-use crate::{check, daemon::Context, watch};
+use crate::{check, daemon::Context, drill, watch};
 
 /// The service.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl NodeService for Node {
         let caller = Caller::of(&request)?;
         let context = &self.context;
         let rate = context.metrics.upload_rate.get();
-        let workloads = context.registry.visible(&caller).len();
+        let visible = context.registry.visible(&caller);
         let shown = context.warm.as_ref().map(|warm| warm.shown());
         let shown = shown.unwrap_or_default().into_iter();
         let shown = shown.filter(|one| caller.may_touch(one.uid));
@@ -47,7 +47,8 @@ impl NodeService for Node {
             store: context.store.describe(),
             criu_version: context.platform.criu_version.clone(),
             started_at: Some(context.started_at.into()),
-            workloads: u32::try_from(workloads).unwrap_or(u32::MAX),
+            workloads: u32::try_from(visible.len()).unwrap_or(u32::MAX),
+            drill: drill::summary(&visible),
             upload_bytes_per_second: u64::try_from(rate).unwrap_or(0),
             notice: context.notice(),
             notice_sources: watch::shown_sources(&context.sources),
@@ -65,8 +66,10 @@ impl NodeService for Node {
         }
         let feed = self.context.feed.get();
         let feed = feed.ok_or_else(|| Status::unavailable("the daemon is starting"))?;
-        watch::by_call(feed, &request.into_inner(), self.context.config.notice).await?;
-        Ok(Response::new(v1::GiveNoticeResponse {}))
+        let within = watch::by_call(feed, request.get_ref(), self.context.config.notice).await?;
+        Ok(Response::new(v1::GiveNoticeResponse {
+            within: within.and_then(view::duration),
+        }))
     }
 
     async fn check(

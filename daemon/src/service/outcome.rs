@@ -1,6 +1,9 @@
 //! The outcome of a save, for callers and for the metrics.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use lifeboat_proto::{id::CheckpointId, v1};
 
@@ -94,6 +97,7 @@ pub fn log(
         // Milliseconds from the call to the end of each stage, for timelines.
         stages = stages.join(" "),
         frozen_after_ms = report.frozen_after().as_millis(),
+        frozen_at_unix_us = frozen_at_unix_us(report),
         checkpoint = result.as_ref().map(ToString::to_string).unwrap_or_default(),
         freeze_ms = report.freeze().map_or(0, |freeze| freeze.as_millis()),
         total_ms = report.elapsed().as_millis(),
@@ -104,6 +108,15 @@ pub fn log(
         margin_ms = deadline.margin_ms(),
         "save ended"
     );
+}
+
+/// When the workload was frozen, in microseconds since 1970; zero if it was not.
+fn frozen_at_unix_us(report: &SaveReport) -> u64 {
+    if report.frozen_after().is_zero() {
+        return 0;
+    }
+    let since = report.frozen_at().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Enters a save into the metrics.

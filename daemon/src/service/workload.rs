@@ -18,6 +18,7 @@ use super::{identity::Caller, outcome, status::status, view};
 use crate::{
     daemon::Context,
     deadline::Deadline,
+    drill,
     evacuate::{Mode, Save, report::SaveReport},
     workload::{AheadView, SharedWorkload, Workload, tree},
 };
@@ -120,6 +121,10 @@ async fn save_one<T: Send + 'static>(
             result = &mut running => break result,
             () = tell.closed(), if !cancel.is_cancelled() => {
                 // Whoever asked has gone away; what is not committed yet is called off.
+                cancel.cancel();
+            }
+            () = drill::until_a_notice(context), if mode == Mode::Drill && !cancel.is_cancelled() => {
+                // A rehearsal does not stand in the way of the real thing.
                 cancel.cancel();
             }
             _ = ticks.tick() => {

@@ -10,7 +10,7 @@ use std::{
 
 use lifeboat_proto::v1;
 use lifeboat_watch::{
-    Answered, Board, Detected, Feed, Kind, Notice, Setup, Sighting, Source, Tasks, Watching,
+    Answered, Board, Detected, Feed, Kind, Notice, Scope, Setup, Sighting, Source, Tasks, Watching,
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -18,8 +18,11 @@ use tonic::Status;
 
 use crate::{daemon::Context, observe::metrics::NoticeLabels};
 
-/// The only event that a call knows.
+/// The only event of the machine that a call knows; for a pod it is its UID.
 const CALL_KEY: &str = "call";
+
+/// Longest UID of a pod that a call may name, in bytes.
+const POD_UID_BYTES_MAX: usize = 64;
 
 /// Longest time that a call may give.
 const CALL_WITHIN_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -97,7 +100,7 @@ impl Watched {
     }
 }
 
-/// Takes in a notice that came by a call.
+/// Takes in a notice that came by a call; returns how long what goes stays, unless it was taken back.
 ///
 /// # Errors
 /// When the request says nothing that can be acted on.
@@ -105,10 +108,11 @@ pub async fn by_call(
     feed: &Feed,
     request: &v1::GiveNoticeRequest,
     notice: Duration,
-) -> Result<(), Status> {
+) -> Result<Option<Duration>, Status> {
+    let (key, scope) = subject(&request.pod_uid)?;
     if request.withdraw {
-        feed.gone(Source::Call, CALL_KEY).await;
-        return Ok(());
+        feed.gone(Source::Call, key).await;
+        return Ok(None);
     }
     let kind = match request.kind() {
         v1::NoticeKind::Unspecified => {
@@ -125,12 +129,32 @@ pub async fn by_call(
         Some(Err(_)) => return Err(Status::invalid_argument("the budget is not a duration")),
     };
     feed.seen(
-        Sighting::new(Source::Call, CALL_KEY)
+        Sighting::new(Source::Call, key)
             .kind(kind)
+            .scope(scope)
             .within(within),
     )
     .await;
-    Ok(())
+    Ok(Some(within))
+}
+
+/// The event's key, and what will go.
+fn subject(pod_uid: &str) -> Result<(&str, Scope), Status> {
+    if pod_uid.is_empty() {
+        return Ok((CALL_KEY, Scope::Machine));
+    }
+    let is_uid = pod_uid.len() <= POD_UID_BYTES_MAX
+        && pod_uid
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if !is_uid || pod_uid == CALL_KEY {
+        return Err(Status::invalid_argument(format!(
+            "{pod_uid:?} is not the UID of a pod; `kubectl get pod NAME -o \
+             jsonpath='{{.metadata.uid}}'` prints it"
+        )));
+    }
+    let uid = pod_uid.to_owned();
+    Ok((pod_uid, Scope::Pod { uid }))
 }
 
 /// A notice as the API shows it.

@@ -92,7 +92,7 @@ fn what_each_cloud_says_takes_the_workload_off_the_machine() {
 fn azure_s_event_is_approved_after_the_commit_and_not_before() {
     let store = TestStore::folder();
     let cloud = Cloud::start(Wanted::Azure);
-    let node = cloud.node(&store, "");
+    let node = cloud.node(&store, "[watch.azure]\napprove = true\n");
     let mut hold = Hold::start(&node, "w", &[&*counter()]);
     hold.wait_for_lines(2, SOON);
     wait_until_watched(&node, "azure");
@@ -174,4 +174,38 @@ fn an_early_signal_moves_nothing() {
     });
     hold.wait_for_more(3, SOON);
     node.wait_for_state("w", "running", SOON);
+}
+
+/// What an operator says by hand counts as what a cloud says, and can be taken back.
+#[test]
+fn a_notice_by_hand_is_one_like_any_other() {
+    let store = TestStore::folder();
+    let node = Node::start("a", &store);
+    let mut hold = Hold::start(&node, "w", &[&*counter()]);
+    hold.wait_for_lines(2, SOON);
+    node.json(&["notice", "early", "--within", "1h"]);
+    eventually("the signal is shown", SOON, || {
+        let notice = node.json(&["status"])["notice"].clone();
+        (notice["kind"] == "early" && notice["source"] == "call").then_some(())
+    });
+    node.json(&["notice", "--withdraw"]);
+    eventually("it is taken back", SOON, || {
+        node.json(&["status"])["notice"].is_null().then_some(())
+    });
+    hold.wait_for_more(3, SOON);
+    // Of a pod that is not here.
+    let pod = [
+        "notice",
+        "preemption",
+        "--pod",
+        "6f0d9f3e-0000-4c55-9a66-000000000000",
+    ];
+    node.json(&pod);
+    hold.wait_for_more(3, SOON);
+    let wrong = node.run(&["notice", "preemption", "--pod", "../x"]);
+    assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
+    let other = node.run_as(Some("nobody"), &["notice", "preemption"]);
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    node.json(&["notice", "preemption", "--within", "20s"]);
+    assert_eq!(hold.wait_for_end(SOON).0, 75, "{}", node.log());
 }

@@ -6,9 +6,10 @@
 //! to wait, so the list is asked for every second; an unchanged `DocumentIncarnation` says that nothing
 //! is new. An event that is no longer in the list, or is `Canceled` or `Completed`, was withdrawn.
 //!
-//! `Preempt` comes at least 30 s ahead. It may be approved early (`StartRequests`): that happens when
-//! all workloads on this machine are saved ([`Saved`]), not before, and only for events that name no
-//! other machine, since an approval counts for all that an event names.
+//! `Preempt` comes at least 30 s ahead. It may be approved early (`StartRequests`). An approved event
+//! happens at once, and others on the machine may still need the time; so that is done only where it is
+//! asked for (`approve`), when all workloads on this machine are saved ([`Saved`]), not before, and only
+//! for events that name no other machine, since an approval counts for all that an event names.
 //!
 //! Source: "Scheduled Events for Linux VMs" and "Azure Instance Metadata Service", Microsoft.
 

@@ -7,7 +7,7 @@
 //! endpoint = "http://169.254.169.254"
 //! notice = "25s"              # "115s" with --preemption-notice-duration=120s
 //! [watch.azure]
-//! approve = true              # let the event happen as soon as everything is saved
+//! approve = true              # have the event happen as soon as everything is saved
 //! ```
 
 use std::{str::FromStr, time::Duration};
@@ -129,7 +129,9 @@ pub struct AzureConfig {
     /// How long the machine stays when an event does not say.
     #[serde(with = "humantime_serde")]
     pub notice: Duration,
-    /// Whether an event is approved when everything is saved. It then happens at once.
+    /// Whether an event is approved when everything is saved. It then happens at once, for everything
+    /// on the machine: what is not a workload loses the rest of the time that it was promised, and the
+    /// event cannot be cancelled any more. So it is only done for who asks for it.
     pub approve: bool,
 }
 
@@ -181,7 +183,7 @@ impl Default for AzureConfig {
             poll: Duration::from_secs(1),
             vm: None,
             notice: Duration::from_secs(25),
-            approve: true,
+            approve: false,
         }
     }
 }

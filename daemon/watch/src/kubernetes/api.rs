@@ -340,7 +340,9 @@ impl Api {
             body: body.chars().take(QUOTE_CHARS).collect(),
             hint: match answer.status().as_u16() {
                 401 => "; the token is not accepted: is this the right cluster?",
-                403 => "; the service account needs get, list and watch of nodes and pods",
+                403 => {
+                    "; the service account needs list and watch of nodes and pods (deploy/kubernetes has a role)"
+                }
                 _ => "",
             },
         })

@@ -12,6 +12,7 @@ use crate::{
     notice::{Confidence, Kind},
 };
 
+mod manifests;
 mod server;
 
 use server::{ApiServer, Tls};

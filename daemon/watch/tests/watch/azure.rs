@@ -58,7 +58,10 @@ async fn the_first_call_may_take_its_time() {
 
 #[tokio::test]
 async fn an_event_is_approved_when_everything_is_saved_and_not_before() {
-    let mut azure = Watched::start(&[Cloud::Azure]).await;
+    let mut azure = Watched::start_with(&[Cloud::Azure], |_, config| {
+        config.azure.approve = true;
+    })
+    .await;
     let id = azure.control.schedule("Preempt", HALF_A_MINUTE);
     let shared =
         azure
@@ -80,11 +83,8 @@ async fn an_event_is_approved_when_everything_is_saved_and_not_before() {
 }
 
 #[tokio::test]
-async fn nothing_is_approved_where_that_is_not_wanted() {
-    let mut azure = Watched::start_with(&[Cloud::Azure], |_, config| {
-        config.azure.approve = false;
-    })
-    .await;
+async fn nothing_is_approved_unless_that_is_wanted() {
+    let mut azure = Watched::start(&[Cloud::Azure]).await;
     azure.control.schedule("Preempt", HALF_A_MINUTE);
     let number = azure.given().await.number;
     azure.answer(number, 1, 1);

@@ -1,6 +1,7 @@
 //! The part of an API server that is needed: lists and watches of nodes and pods with field selectors.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     path::Path,
     process::Command,
@@ -91,6 +92,8 @@ struct State {
     is_away: bool,
     token: String,
     nonsense: Option<String>,
+    /// Verbs and resources, as an authorizer would see them.
+    used: BTreeSet<(String, String)>,
     lists: usize,
     watches: usize,
     asked: usize,
@@ -245,6 +248,11 @@ impl ApiServer {
         self.state().nonsense = nonsense.map(str::to_owned);
     }
 
+    /// What was done, as verb and resource.
+    pub(super) fn used(&self) -> BTreeSet<(String, String)> {
+        self.state().used.clone()
+    }
+
     pub(super) fn lists(&self) -> usize {
         self.state().lists
     }
@@ -356,7 +364,11 @@ fn answer(
         assert!(is_secure || sent.is_none(), "a token goes over TLS only");
     }
     let selector = query["fieldSelector"].clone();
-    if query.get("watch").is_none_or(|value| value != "1") {
+    let verb = verb(request, &query);
+    lock(&state)
+        .used
+        .insert((verb.to_owned(), resource.clone()));
+    if verb == "list" {
         let answer = list(&mut lock(&state), &resource, &selector);
         changed.send_modify(|count| *count += 1);
         return answer;
@@ -374,6 +386,17 @@ fn answer(
     tokio::spawn(watch(state, changed, lines, resource, selector, from));
     let stream = futures_stream(receiver);
     Response::new(StreamBody::new(stream).boxed_unsync())
+}
+
+/// What a request is called in a role ("Determine the Request Verb", Kubernetes).
+fn verb(request: &Request<Incoming>, query: &BTreeMap<String, String>) -> &'static str {
+    let depth = request.uri().path().trim_matches('/').split('/').count();
+    match (request.method().as_str(), depth) {
+        ("GET", 3) if query.get("watch").is_some_and(|value| value == "1") => "watch",
+        ("GET", 3) => "list",
+        ("GET", _) => "get",
+        _ => "something that changes it",
+    }
 }
 
 fn futures_stream(
