@@ -318,10 +318,14 @@ impl Heads {
                     .latest
                     .as_ref()
                     .is_some_and(|latest| latest.checkpoint == checkpoint);
-                if !committed && present.head.owner != right.head.owner {
+                let is_ours = present.head.owner == right.head.owner;
+                if !committed && !is_ours {
                     return Err(lost(name, Some(&present.head)));
                 }
-                *right = present;
+                // A successor's right is the successor's: with it this node could commit over it.
+                if is_ours {
+                    *right = present;
+                }
                 Ok(committed)
             }
             Err(error) => Err(error),

@@ -79,6 +79,14 @@ pub enum CommitError {
 #[derive(Clone, Copy, Debug)]
 pub struct Written(LatestManifest);
 
+impl Written {
+    /// What a head names it by.
+    #[must_use]
+    pub const fn latest(&self) -> LatestManifest {
+        self.0
+    }
+}
+
 /// What a manifest is made of.
 #[derive(Debug)]
 pub struct Parts<'a> {
@@ -263,6 +271,8 @@ async fn change(
             tracing::warn!(error = chain(&error), "the answer to a commit was lost");
             settle(context, workload, right, written).await
         }
+        // It may have been done before: its answer was lost, and a successor has claimed since.
+        Err(error) if error.is_lost() => settle(context, workload, right, written).await,
         Err(error) => Err(CommitError::Head(error)),
     }
 }

@@ -22,6 +22,7 @@ const EAGER: NodeOptions<'static> = NodeOptions {
              workload_share = 1.0\n[save]\naudit = true",
     dies_at: "",
     faults: "",
+    network: None,
 };
 
 const MIB: u64 = 1 << 20;

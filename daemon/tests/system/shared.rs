@@ -17,6 +17,7 @@ const COLD: NodeOptions<'static> = NodeOptions {
     config: "[precopy]\nenabled = false\n[save]\naudit = true",
     dies_at: "",
     faults: "",
+    network: None,
 };
 
 /// Checks what it commits, and copies all that it can ahead of time.
@@ -25,6 +26,7 @@ const EAGER: NodeOptions<'static> = NodeOptions {
              workload_share = 1.0\n[save]\naudit = true",
     dies_at: "",
     faults: "",
+    network: None,
 };
 
 const MIB: u64 = 1 << 20;

@@ -98,7 +98,8 @@ impl Hold {
         options: &HoldOptions<'_>,
         argv: &[&str],
     ) -> Self {
-        let mut command = super::node::as_user(options.user, &program("lifeboat"));
+        let command = super::node::as_user(options.user, &program("lifeboat"));
+        let mut command = super::node::inside(node.network(), command);
         command.arg("--socket").arg(node.socket());
         command
             .args(["run", "--workload", workload])
@@ -184,6 +185,13 @@ impl Hold {
         let lines = self.stdout.finish(Duration::from_secs(5));
         self.stderr.finish(Duration::from_secs(5));
         (status.code().unwrap_or(-1), lines)
+    }
+
+    /// Is killed, as its machine would be, and returns all of its lines.
+    pub(crate) fn die(mut self) -> Vec<String> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.stdout.finish(Duration::from_secs(10))
     }
 
     /// Its status, if it has ended.

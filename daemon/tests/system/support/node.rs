@@ -29,6 +29,8 @@ pub(crate) struct NodeOptions<'a> {
     pub dies_at: &'a str,
     /// What goes wrong with its store (see `lifeboat_store::faulty`).
     pub faults: &'a str,
+    /// The network namespace that it and its holds are in, if not the test's.
+    pub network: Option<&'a str>,
 }
 
 /// A node.
@@ -38,6 +40,7 @@ pub(crate) struct Node {
     folder: tempfile::TempDir,
     url: String,
     environment: Vec<(String, String)>,
+    network: Option<String>,
     daemon: Option<Child>,
 }
 
@@ -73,6 +76,7 @@ impl Node {
             folder,
             url,
             environment,
+            network: options.network.map(str::to_owned),
             daemon: None,
         };
         node.launch();
@@ -98,7 +102,7 @@ impl Node {
             .append(true)
             .open(self.folder.path().join("daemon.log"))
             .unwrap();
-        let daemon = Command::new(program("lifeboatd"))
+        let daemon = inside(self.network.as_deref(), Command::new(program("lifeboatd")))
             .args([
                 "--store",
                 &self.url,
@@ -135,6 +139,11 @@ impl Node {
     /// The daemon's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("lb.sock")
+    }
+
+    /// The network namespace that it is in, if not the test's.
+    pub(super) fn network(&self) -> Option<&str> {
+        self.network.as_deref()
     }
 
     /// A folder of the test's own.
@@ -266,7 +275,7 @@ impl Drop for Node {
 }
 
 /// A program of the product, as built for this test.
-pub(super) fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let folder = match std::env::var_os("LIFEBOAT_TEST_PREFIX") {
         Some(folder) => PathBuf::from(folder).join("bin"),
         None => Path::new(env!("CARGO_BIN_EXE_lifeboatd"))
@@ -281,6 +290,15 @@ pub(super) fn program(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// The same command in a network namespace.
+pub(super) fn inside(network: Option<&str>, command: Command) -> Command {
+    let Some(name) = network else { return command };
+    let mut other = Command::new("nsenter");
+    other.arg(format!("--net=/run/netns/{name}"));
+    other.arg(command.get_program()).args(command.get_args());
+    other
 }
 
 /// A command that runs `program` as another user: a name, or a number that need not have one.

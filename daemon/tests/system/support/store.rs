@@ -41,11 +41,7 @@ impl TestStore {
     pub(crate) fn s3_behind_a_door() -> (Self, Proxy) {
         let server = Server::from_environment();
         server.make_bucket();
-        let address = server
-            .endpoint
-            .trim_start_matches("http://")
-            .trim_end_matches('/');
-        let proxy = Proxy::to(address);
+        let proxy = Proxy::to(server.address());
         (
             server.store(BUCKET, &format!("http://{}", proxy.address())),
             proxy,
@@ -73,6 +69,15 @@ impl TestStore {
             url,
             environment: Vec::new(),
             folder: Some(folder),
+        }
+    }
+
+    /// The same store as it is reached by another door.
+    pub(crate) fn by(&self, door: &str, other: &str) -> Self {
+        Self {
+            url: self.url.replace(door, other),
+            environment: self.environment.clone(),
+            folder: None,
         }
     }
 
@@ -125,7 +130,7 @@ impl TestStore {
 }
 
 /// The real S3 server.
-struct Server {
+pub(crate) struct Server {
     endpoint: String,
     region: String,
     access_key: String,
@@ -133,7 +138,7 @@ struct Server {
 }
 
 impl Server {
-    fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let variable = |name: &str| {
             let name = format!("LIFEBOAT_TEST_S3_{name}");
             std::env::var(&name).unwrap_or_else(|_| {
@@ -148,6 +153,24 @@ impl Server {
             access_key: variable("ACCESS_KEY"),
             secret_key: variable("SECRET_KEY"),
         }
+    }
+
+    /// HOST:PORT.
+    pub(crate) fn address(&self) -> &str {
+        self.endpoint
+            .trim_start_matches("http://")
+            .trim_end_matches('/')
+    }
+
+    /// Access key and secret key.
+    pub(crate) fn keys(&self) -> (&str, &str) {
+        (&self.access_key, &self.secret_key)
+    }
+
+    /// A prefix of its own in the test bucket, as it is reached by `door` (HOST:PORT).
+    pub(crate) fn behind(&self, door: &str) -> TestStore {
+        self.make_bucket();
+        self.store(BUCKET, &format!("http://{door}"))
     }
 
     fn store(&self, bucket: &str, endpoint: &str) -> TestStore {
