@@ -5,12 +5,14 @@ mod check;
 mod connection;
 mod content;
 mod fill;
+mod gap;
 mod load;
 mod record;
 mod write;
 
 pub(crate) use content::data_key;
 pub(crate) use fill::fill;
+pub(crate) use gap::{Counting, first_count};
 pub(crate) use load::{Keys, Mix, Rate, first_answer};
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};

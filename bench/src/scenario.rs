@@ -9,10 +9,13 @@ mod daemon_memory;
 mod delta_size;
 mod evacuate;
 mod freeze;
+mod handover;
 mod idle_cost;
 mod lifeboat;
 mod moves;
+mod network;
 mod node;
+mod notice;
 mod program;
 mod redis_server;
 mod report;
@@ -45,6 +48,11 @@ pub(crate) enum Scenario {
     IdleCost(idle_cost::IdleCost),
     /// How long a workload stands still, by the size of its memory
     Freeze(freeze::Freeze),
+    /// From what a cloud says until the freeze begins
+    Notice(notice::Notice),
+    /// The whole gap for a client of redis, between two nodes with shaped links: from the last answer
+    /// of the machine that goes to the first one of the machine that it goes to
+    Handover(handover::Handover),
     /// From the notice until the workload is safe: Lifeboat after pre-copy, Lifeboat cold, and what a
     /// user would take instead
     Evacuate(evacuate::Evacuate),
@@ -130,6 +138,8 @@ pub(crate) async fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         Scenario::DaemonMemory(scenario) => scenario.run().await,
         Scenario::Freeze(scenario) => scenario.run().await,
         Scenario::Evacuate(scenario) => scenario.run().await,
+        Scenario::Notice(scenario) => scenario.run().await,
+        Scenario::Handover(scenario) => scenario.run().await,
         Scenario::Leave(moves) => moves.run(moves::Direction::Leave).await,
         Scenario::Come(moves) => moves.run(moves::Direction::Come).await,
     }

@@ -32,10 +32,15 @@ struct Moment {
 
 /// One line of a daemon's log.
 #[derive(Debug)]
-struct Line {
-    unix_ms: u64,
-    message: String,
-    fields: Value,
+pub(crate) struct Line {
+    /// When, in milliseconds since 1970.
+    pub(crate) unix_ms: u64,
+    /// The same in microseconds.
+    pub(crate) unix_us: u64,
+    /// Its words.
+    pub(crate) message: String,
+    /// Its fields.
+    pub(crate) fields: Value,
 }
 
 impl Line {
@@ -45,19 +50,22 @@ impl Line {
         let since = time.ok()?.duration_since(UNIX_EPOCH).ok()?;
         Some(Self {
             unix_ms: u64::try_from(since.as_millis()).ok()?,
+            unix_us: u64::try_from(since.as_micros()).ok()?,
             message: line["fields"]["message"].as_str()?.to_owned(),
             fields: line["fields"].clone(),
         })
     }
 
-    fn number(&self, name: &str) -> Option<u64> {
+    /// A field that is a number.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
         let field = &self.fields[name];
         // 128-bit numbers are logged as text.
         field.as_u64().or_else(|| field.as_str()?.parse().ok())
     }
 }
 
-fn lines(text: &str) -> Vec<Line> {
+/// The lines of a daemon's log.
+pub(crate) fn lines(text: &str) -> Vec<Line> {
     text.lines().filter_map(Line::parse).collect()
 }
 

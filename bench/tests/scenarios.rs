@@ -34,9 +34,15 @@ fn prefix() -> PathBuf {
 
 #[track_caller]
 fn run(arguments: &[&str]) -> Value {
+    run_with(arguments, &[])
+}
+
+#[track_caller]
+fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_lifeboat-bench"))
         .arg("run")
         .args(arguments)
+        .envs(environment.iter().copied())
         .arg("--prefix")
         .arg(prefix())
         .output()
@@ -218,4 +224,78 @@ fn the_move_and_its_counterpart_can_both_be_measured() {
             }
         }
     }
+}
+
+#[test]
+fn the_freeze_begins_soon_after_whoever_gives_notice() {
+    let shape = ["--size", "64MiB", "--dirty-rate", "4MiB"];
+    let times = ["--pushed", "20", "--others", "1"];
+    let figures = run(&[&["notice"][..], &shape, &times].concat());
+    assert_eq!(figures["gce"]["runs"], 20, "{figures}");
+    for giver in ["gce", "call", "file", "aws", "azure", "sigpwr"] {
+        let one = &figures[giver];
+        assert!(one["p50_ms"].as_f64().unwrap() > 0.0, "{giver}: {figures}");
+        // Debug builds on machines that do other things: an order of magnitude, not the acceptance.
+        let limit = if matches!(giver, "aws" | "azure") {
+            3000.0
+        } else {
+            2000.0
+        };
+        assert!(
+            one["p50_ms"].as_f64().unwrap() < limit,
+            "{giver}: {figures}"
+        );
+    }
+}
+
+/// Two nodes with networks of their own, the real server, and a client of both.
+#[test]
+fn the_gap_for_a_client_is_measured_from_answer_to_answer() {
+    let variable = |name: &str| {
+        let name = format!("LIFEBOAT_TEST_S3_{name}");
+        std::env::var(&name).unwrap_or_else(|_| panic!("{name} is not set: run deploy/test.sh"))
+    };
+    let (endpoint, region) = (variable("ENDPOINT"), variable("REGION"));
+    let (id, secret) = (variable("ACCESS_KEY"), variable("SECRET_KEY"));
+    let bucket = format!("{}/lifeboat-bench", endpoint.trim_end_matches('/'));
+    // Making a bucket that one has already succeeds.
+    let made = Command::new("curl")
+        .args([
+            "--fail-with-body",
+            "--silent",
+            "--show-error",
+            "--request",
+            "PUT",
+        ])
+        .arg("--aws-sigv4")
+        .arg(format!("aws:amz:{region}:s3"))
+        .args(["--user", &format!("{id}:{secret}")])
+        .arg(&bucket)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let prefix_of_store = format!("handover-{}", std::process::id());
+    let store =
+        format!("s3://lifeboat-bench/{prefix_of_store}?endpoint={endpoint}&region={region}");
+    let keys = [
+        ("AWS_ACCESS_KEY_ID", &*id),
+        ("AWS_SECRET_ACCESS_KEY", &*secret),
+    ];
+    let arguments = [
+        "handover",
+        "--sizes",
+        "32MiB",
+        "--megabits",
+        "1000",
+        "--store",
+        &store,
+    ];
+    let figures = run_with(&arguments, &keys);
+    let one = &figures["handovers"][0];
+    assert!(one["gap_ms"].as_u64().unwrap() > 0, "{figures}");
+    assert!(
+        one["committed_ms"].as_i64() < one["first_answer_ms"].as_i64(),
+        "{figures}"
+    );
+    assert!(one["margin_ms"].as_i64().unwrap() > 0, "{figures}");
 }

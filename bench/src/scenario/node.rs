@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -68,6 +68,19 @@ impl Orders {
     }
 }
 
+/// Where a daemon runs and what it is told there, besides its orders.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// Its store, if that is not the scenario's.
+    pub store: Option<String>,
+    /// Lines before the other ones of its configuration.
+    pub config: String,
+    /// Variables.
+    pub environment: Vec<(&'static str, String)>,
+    /// The network namespace that it and its workloads are in.
+    pub network: Option<String>,
+}
+
 /// A running daemon.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -76,24 +89,50 @@ pub(super) struct Node {
     socket: PathBuf,
     log: PathBuf,
     said: PathBuf,
+    state: PathBuf,
+    network: Option<String>,
+}
+
+/// A command for `program` in a network namespace.
+fn inside(network: Option<&str>, program: PathBuf) -> Command {
+    match network {
+        None => Command::new(program),
+        Some(name) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{name}")).arg(program);
+            command
+        }
+    }
 }
 
 impl Node {
     pub(super) async fn start(bench: &Bench, name: &str, orders: Orders) -> anyhow::Result<Self> {
+        Self::start_at(bench, name, orders, Place::default()).await
+    }
+
+    pub(super) async fn start_at(
+        bench: &Bench,
+        name: &str,
+        orders: Orders,
+        place: Place,
+    ) -> anyhow::Result<Self> {
         let folder = bench.path().join(name);
         fs::create_dir_all(&folder).context("make the node's folder")?;
         let config = folder.join("lifeboatd.toml");
-        fs::write(&config, orders.toml()).context("write the daemon's configuration")?;
+        let toml = format!("{}\n{}", place.config, orders.toml());
+        fs::write(&config, toml).context("write the daemon's configuration")?;
         let (socket, log) = (folder.join("lb.sock"), folder.join("daemon.log"));
-        let said = folder.join("holds.log");
-        let daemon = Command::new(bench.program("lifeboatd"))
-            .args(["--node", name, "--store", &bench.store, "--log-json"])
+        let (said, state) = (folder.join("holds.log"), folder.join("state"));
+        let store = place.store.as_ref().unwrap_or(&bench.store);
+        let daemon = inside(place.network.as_deref(), bench.program("lifeboatd"))
+            .args(["--node", name, "--store", store, "--log-json"])
+            .envs(place.environment)
             .arg("--config")
             .arg(&config)
             .arg("--socket")
             .arg(&socket)
             .arg("--state-dir")
-            .arg(folder.join("state"))
+            .arg(&state)
             .arg("--criu-bundle")
             .arg(&bench.setting.criu)
             .stdin(Stdio::null())
@@ -107,6 +146,8 @@ impl Node {
             socket,
             log,
             said,
+            state,
+            network: place.network,
         };
         let limit = Instant::now() + DAEMON_LIMIT;
         while !node.call(&["status"]).await?.0 {
@@ -153,7 +194,23 @@ impl Node {
         )
     }
 
-    async fn call(&self, arguments: &[&str]) -> anyhow::Result<(bool, Vec<u8>)> {
+    /// Everything that it has logged.
+    pub(super) fn logged(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What the holds under it have said to people.
+    pub(super) fn said(&self) -> String {
+        fs::read_to_string(&self.said).unwrap_or_default()
+    }
+
+    /// Where its journal and its notices are.
+    pub(super) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Calls the client's program; whether it succeeded, and what it printed.
+    pub(super) async fn call(&self, arguments: &[&str]) -> anyhow::Result<(bool, Vec<u8>)> {
         let output = Command::new(&self.client)
             .arg("--socket")
             .arg(&self.socket)
@@ -179,7 +236,7 @@ impl Node {
         name: &str,
         arguments: &[A],
     ) -> anyhow::Result<Program> {
-        let mut command = Command::new(&self.client);
+        let mut command = inside(self.network.as_deref(), self.client.clone());
         command.arg("--socket").arg(&self.socket);
         command.args(["run", "--require-daemon", "--workload", name, "--"]);
         command.args(arguments);

@@ -26,7 +26,7 @@ pub(super) fn command_line(address: SocketAddr, folder: &Path) -> Vec<OsString> 
     let mut words: Vec<OsString> = ["redis-server", "--save", "", "--appendonly", "no"]
         .map(OsString::from)
         .into();
-    words.extend(["--bind", "127.0.0.1", "--port"].map(OsString::from));
+    words.extend(["--bind", &address.ip().to_string(), "--port"].map(OsString::from));
     words.push(address.port().to_string().into());
     words.push("--dir".into());
     words.push(folder.into());
