@@ -12,8 +12,9 @@ use lifeboat_proto::id::WorkloadName;
 
 use super::{ClaimError, Right, Wish};
 
-/// Time between looks at a head.
-pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between looks at a head. Half of it is part of every handover, since nobody is told of a commit;
+/// and it is one small request each.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a claimer waits for an owner that shows signs of life to let go, in leases of that
 /// owner: an evacuation lasts as long as a cloud's notice, and a lease is about as long.

@@ -88,6 +88,7 @@ fn evict(seed: u64, scene: &Scene) -> Outcome {
     });
     let [a, b] = [0, 1].map(|node| doors[node].address().to_string());
     let store = server.behind(&a);
+    let direct = store.by(&a, server.address());
     let mut old = Machine::start("a", &store, links[0].namespace());
     let new = Machine::start("b", &store.by(&a, &b), links[1].namespace());
     old.run(scene);
@@ -144,6 +145,8 @@ fn evict(seed: u64, scene: &Scene) -> Outcome {
         doors[0].told(),
         doors[1].told()
     );
+    drop((old, new));
+    direct.clear();
     outcome
 }
 

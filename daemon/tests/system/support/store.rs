@@ -72,6 +72,37 @@ impl TestStore {
         }
     }
 
+    /// Deletes all that is in it, where many tests would fill the server's disk.
+    pub(crate) fn clear(&self) {
+        let server = Server::from_environment();
+        let (id, secret) = server.keys();
+        let options = lifeboat_store::Options {
+            s3_credentials: Some(lifeboat_store::s3::AccessKey {
+                id: id.to_owned(),
+                secret: secret.to_owned(),
+            }),
+            ..lifeboat_store::Options::default()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let store = lifeboat_store::open(&self.url, &options).await.unwrap();
+            loop {
+                let all = lifeboat_store::Prefix::default();
+                let call = lifeboat_store::Call::default;
+                let page = store.list(&all, None, call()).await.unwrap();
+                if page.entries.is_empty() {
+                    return;
+                }
+                for entry in page.entries {
+                    store.delete(&entry.key, call()).await.unwrap();
+                }
+            }
+        });
+    }
+
     /// The same store as it is reached by another door.
     pub(crate) fn by(&self, door: &str, other: &str) -> Self {
         Self {
