@@ -279,7 +279,8 @@ impl Save<'_> {
                 paused = Some(load.server.pause().await);
             }
         }
-        let mut books = self.workload.place.take().await;
+        // A batch that is on its way may take longer than there is time.
+        let mut books = self.guard(self.workload.place.take()).await?;
         let ahead = books.ahead().filter(|_| loading.is_none()).cloned();
         let mut stock = None;
         if let Some(known) = &ahead {

@@ -65,10 +65,18 @@ pub struct Place {
 
 impl Place {
     /// Takes the books for a save; the work in the background ends with the batch that it is at.
+    /// Whoever has no time left may stop waiting.
     pub async fn take(&self) -> Taken<'_> {
         self.wanted.store(true, Ordering::Release);
+        let mut waiting = Waiting(Some(self));
         let ahead = self.ahead.lock().await;
+        waiting.0 = None;
         Taken { place: self, ahead }
+    }
+
+    fn give_back(&self) {
+        self.wanted.store(false, Ordering::Release);
+        self.changed.notify_waiters();
     }
 
     /// From now on nothing is spared: a notice is expected.
@@ -118,7 +126,18 @@ impl Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.place.wanted.store(false, Ordering::Release);
-        self.place.changed.notify_waiters();
+        self.place.give_back();
+    }
+}
+
+/// A save that waits for the books.
+#[derive(Debug)]
+struct Waiting<'a>(Option<&'a Place>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.0 {
+            place.give_back();
+        }
     }
 }

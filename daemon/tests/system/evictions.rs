@@ -113,8 +113,13 @@ fn evict(seed: u64, scene: &Scene) -> Outcome {
         Some(waiting) => {
             let kept = waiting.into_iter().enumerate();
             let kept = kept.map(|(which, hold)| hold.filter(|_| left(which)));
+            let kept: Vec<_> = kept.collect();
+            new.forgets(|which| !left(which), scene);
             let others = begin(&new, scene, |which| !left(which), &["--take-over"]);
-            kept.zip(others).map(|(one, other)| one.or(other)).collect()
+            kept.into_iter()
+                .zip(others)
+                .map(|(one, other)| one.or(other))
+                .collect()
         }
         None => {
             let these = begin(&new, scene, left, &[]);
@@ -123,6 +128,19 @@ fn evict(seed: u64, scene: &Scene) -> Outcome {
             both.map(|(one, other)| one.or(other)).collect::<Vec<_>>()
         }
     };
+    let outcome = judge(holds, &lines, &told, scene);
+    eprintln!(
+        "eviction: seed {seed}: a: {}; b: {}",
+        doors[0].told(),
+        doors[1].told()
+    );
+    drop((old, new));
+    direct.clear();
+    outcome
+}
+
+/// Looks at what has come of each workload.
+fn judge(holds: Vec<Option<Hold>>, lines: &[Vec<String>], told: &[Told], scene: &Scene) -> Outcome {
     let mut outcome = Outcome::default();
     for (which, hold) in holds.into_iter().enumerate() {
         let hold = hold.expect("each was begun");
@@ -140,13 +158,6 @@ fn evict(seed: u64, scene: &Scene) -> Outcome {
             Told::Stays => outcome.never_saved += 1,
         }
     }
-    eprintln!(
-        "eviction: seed {seed}: a: {}; b: {}",
-        doors[0].told(),
-        doors[1].told()
-    );
-    drop((old, new));
-    direct.clear();
     outcome
 }
 

@@ -175,6 +175,18 @@ impl Machine {
         lines.collect()
     }
 
+    /// Waits until the daemon has noticed that the holds of some workloads are gone.
+    pub(super) fn forgets(&self, which: impl Fn(usize) -> bool, scene: &Scene) {
+        for number in (0..scene.workloads.len()).filter(|number| which(*number)) {
+            eventually("its hold is forgotten", SOON, || {
+                self.node
+                    .listed(&scene::name(number))
+                    .is_none()
+                    .then_some(())
+            });
+        }
+    }
+
     /// The machine is gone, and all that is on it. Returns what its workloads had said.
     pub(super) fn goes(&mut self) -> Vec<Vec<String>> {
         self.node.kill();

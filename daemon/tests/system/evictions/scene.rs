@@ -6,6 +6,9 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::support::c_program;
 
+/// Part of the evictions that are too much for their link.
+const TOO_MUCH: f64 = 0.25;
+
 /// One workload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
@@ -42,6 +45,9 @@ pub(super) fn name(number: usize) -> String {
 impl Scene {
     pub(super) fn new(seed: u64) -> Self {
         let mut chance = StdRng::seed_from_u64(seed);
+        if chance.random_bool(TOO_MUCH) {
+            return Self::too_much(&mut chance);
+        }
         let number = chance.random_range(1..=12);
         let plan = |chance: &mut StdRng| Plan {
             mib: chance.random_range(4..=64),
@@ -55,6 +61,24 @@ impl Scene {
             settles: Duration::from_millis(chance.random_range(0..=4000)),
             waits: chance.random_bool(0.5),
             workloads: (0..number).map(|_| plan(&mut chance)).collect(),
+        }
+    }
+
+    /// More than the link carries in the time that there is: not all can be saved.
+    fn too_much(chance: &mut StdRng) -> Self {
+        let plan = |chance: &mut StdRng| Plan {
+            mib: chance.random_range(48..=96),
+            rewrites_kib: [0, 512, 2048][chance.random_range(0..3)],
+            priority: chance.random_range(-1..=2),
+            has_checkpoint: chance.random_bool(0.2),
+        };
+        let number = chance.random_range(9..=12);
+        Self {
+            megabits: chance.random_range(200..=250),
+            within: Duration::from_secs(10),
+            settles: Duration::ZERO,
+            waits: chance.random_bool(0.5),
+            workloads: (0..number).map(|_| plan(chance)).collect(),
         }
     }
 
