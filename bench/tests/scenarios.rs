@@ -257,23 +257,7 @@ fn the_gap_for_a_client_is_measured_from_answer_to_answer() {
     };
     let (endpoint, region) = (variable("ENDPOINT"), variable("REGION"));
     let (id, secret) = (variable("ACCESS_KEY"), variable("SECRET_KEY"));
-    let bucket = format!("{}/lifeboat-bench", endpoint.trim_end_matches('/'));
-    // Making a bucket that one has already succeeds.
-    let made = Command::new("curl")
-        .args([
-            "--fail-with-body",
-            "--silent",
-            "--show-error",
-            "--request",
-            "PUT",
-        ])
-        .arg("--aws-sigv4")
-        .arg(format!("aws:amz:{region}:s3"))
-        .args(["--user", &format!("{id}:{secret}")])
-        .arg(&bucket)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
+    make_bucket("lifeboat-bench", &endpoint, &region, (&id, &secret));
     let prefix_of_store = format!("handover-{}", std::process::id());
     let store =
         format!("s3://lifeboat-bench/{prefix_of_store}?endpoint={endpoint}&region={region}");
@@ -298,4 +282,26 @@ fn the_gap_for_a_client_is_measured_from_answer_to_answer() {
         "{figures}"
     );
     assert!(one["margin_ms"].as_i64().unwrap() > 0, "{figures}");
+}
+
+/// Makes a bucket unless it is there.
+fn make_bucket(bucket: &str, endpoint: &str, region: &str, (key, secret): (&str, &str)) {
+    use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(endpoint)
+        .region(Region::new(region.to_owned()))
+        .credentials_provider(Credentials::new(key, secret, None, None, "test"))
+        .force_path_style(true)
+        .build();
+    let client = aws_sdk_s3::Client::from_conf(config);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let made = runtime.block_on(client.create_bucket().bucket(bucket).send());
+    if let Err(error) = made {
+        let error = error.into_service_error();
+        assert!(error.is_bucket_already_owned_by_you(), "{error:?}");
+    }
 }
