@@ -66,6 +66,7 @@ Outcomes:
   skipped         no time for it; runs on
   gone            ended by itself meanwhile
   unknown         frozen until the daemon knows whether the commit went through
+  taken-over      another node has it: it was frozen here for so long, and ended
 
 Examples:
   lifeboat evacuate cache

@@ -82,5 +82,6 @@ const fn outcome(outcome: SaveOutcome) -> &'static str {
         SaveOutcome::Rehearsed => "rehearsed",
         SaveOutcome::Skipped => "skipped",
         SaveOutcome::Gone => "gone",
+        SaveOutcome::TakenOver => "taken-over",
     }
 }

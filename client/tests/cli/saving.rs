@@ -40,6 +40,7 @@ fn words_for_outcomes_and_exit_codes() {
         (saved("w", SaveOutcome::Evacuated), "evacuated", 0),
         (saved("w", SaveOutcome::Checkpointed), "checkpointed", 0),
         (saved("w", SaveOutcome::Rehearsed), "rehearsed", 0),
+        (saved("w", SaveOutcome::TakenOver), "taken-over", 1),
         (failed("w", SaveOutcome::Gone, ""), "gone", 0),
         (
             failed("w", SaveOutcome::FailedRunning, "store refused"),

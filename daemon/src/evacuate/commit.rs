@@ -3,7 +3,9 @@
 //! After the manifest nothing points to the checkpoint yet: it can still be forgotten. The change of
 //! the head is the commit. Its answer may be lost; [`evacuated`] then goes on until it is known, with
 //! the tree frozen all the while: neither may a committed workload run on here, nor may one be
-//! killed that was not committed.
+//! killed that was not committed. One answer never comes: a successor that has gone on and committed
+//! again has overwritten it. The workload runs there, so its frozen tree does not wake up here
+//! ([`CommitError::is_superseded`]).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -70,9 +72,21 @@ pub enum CommitError {
     /// The answer to the commit was lost; it has been found out that it did not happen.
     #[error("the answer to the commit was lost; it did not happen")]
     NotCommitted,
+    /// The tree was frozen until it was found out that another node has the workload, perhaps from this
+    /// very commit.
+    #[error("the workload was taken over while it was frozen here; it does not run here any more")]
+    Superseded(#[source] ClaimError),
     /// The claim was given up meanwhile.
     #[error("this node has no claim on the workload any more")]
     NoRight,
+}
+
+impl CommitError {
+    /// Whether the workload runs elsewhere now, and its frozen tree must not wake up.
+    #[must_use]
+    pub const fn is_superseded(&self) -> bool {
+        matches!(self, Self::Superseded(_))
+    }
 }
 
 /// A manifest in the store that nothing points to yet.
@@ -241,7 +255,7 @@ pub async fn checkpoint(
 /// commit happened.
 ///
 /// # Errors
-/// When it did not happen, for sure.
+/// When it did not happen, for sure; or [`CommitError::Superseded`].
 pub async fn evacuated(
     context: &Context,
     workload: &Workload,
@@ -272,9 +286,30 @@ async fn change(
             settle(context, workload, right, written).await
         }
         // It may have been done before: its answer was lost, and a successor has claimed since.
-        Err(error) if error.is_lost() => settle(context, workload, right, written).await,
+        Err(error) if error.is_lost() => {
+            let settled = settle(context, workload, right, written).await;
+            match settled {
+                Err(CommitError::Superseded(error))
+                    if began_before(context, workload, right).await =>
+                {
+                    Err(CommitError::Head(error))
+                }
+                settled => settled,
+            }
+        }
         Err(error) => Err(CommitError::Head(error)),
     }
+}
+
+/// Whether the present owner has begun from the checkpoint before this node's commit, and has committed
+/// nothing since: then this node's did not happen.
+async fn began_before(context: &Context, workload: &Workload, right: &Right) -> bool {
+    let present = context.heads.read(&workload.name).await;
+    let latest = present
+        .ok()
+        .flatten()
+        .and_then(|present| present.head.latest);
+    latest.is_some() && latest == right.head.latest
 }
 
 async fn settle(
@@ -292,7 +327,7 @@ async fn settle(
         {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(CommitError::NotCommitted),
-            Err(error) if error.is_lost() => return Err(CommitError::Head(error)),
+            Err(error) if error.is_lost() => return Err(CommitError::Superseded(error)),
             Err(error) => {
                 let text = chain(&error);
                 tracing::warn!(workload = %name, error = text, "outcome of a commit still unknown");

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lifeboat_criu::{Described, Dump, DumpError, DumpRequest, WorkDir};
+use lifeboat_criu::{Committing, Described, Dump, DumpError, DumpRequest, WorkDir};
 use lifeboat_format::pack::PackOrigin;
 use lifeboat_proto::{
     hold::{self, to_hold::Message},
@@ -53,7 +53,7 @@ pub enum Mode {
     Drill,
 }
 
-/// Why a workload was not saved. It runs on.
+/// Why a workload was not saved. It runs on, unless another node has taken it over meanwhile.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     /// It does not run.
@@ -119,6 +119,12 @@ impl SaveError {
     #[must_use]
     pub const fn is_deadline(&self) -> bool {
         matches!(self, Self::Deadline)
+    }
+
+    /// Whether the workload runs elsewhere now.
+    #[must_use]
+    pub const fn is_superseded(&self) -> bool {
+        matches!(self, Self::Commit(error) if error.is_superseded())
     }
 
     /// Whether this only says that something else has failed before.
@@ -223,12 +229,17 @@ impl Save<'_> {
                 }
             }
             Err(error) => {
+                let is_gone = error.is_superseded() && self.mode == Mode::Evacuate;
                 let error = chain(error);
                 tracing::error!(workload = %self.workload.name, error, "save failed");
                 self.workload.publish("save failed", |view| {
                     view.last_error = error;
-                    view.phase = before;
+                    view.phase = if is_gone { Phase::Evacuated } else { before };
                 });
+                if is_gone {
+                    body.tree = None;
+                    body.loading = None;
+                }
             }
         }
     }
@@ -627,26 +638,36 @@ impl Save<'_> {
         match commit::evacuated(self.context, self.workload, &written).await {
             Ok(()) => {
                 self.report.mark("commit");
-                let evacuated = hold::Evacuated {
-                    checkpoint: prepared.id.to_string(),
-                };
-                self.workload
-                    .tell_hold(Message::Evacuated(evacuated), Vec::new())
-                    .await;
-                failpoint::reach("told");
-                if let Err(error) = committing.release().await {
-                    // The commit stands; the tree is not allowed to go on.
-                    tracing::error!(error = chain(&error), "the tree is killed without CRIU");
-                    crate::workload::tree::kill(prepared.journal.entry().pid);
-                }
-                self.report.mark("release");
+                self.kill(prepared, committing).await;
                 Ok(())
+            }
+            // It runs elsewhere, and must not run twice.
+            Err(error) if error.is_superseded() => {
+                self.kill(prepared, committing).await;
+                Err(SaveError::Commit(error))
             }
             Err(error) => {
                 committing.abort().await.map_err(SaveError::Describe)?;
                 Err(SaveError::Commit(error))
             }
         }
+    }
+
+    /// The workload is elsewhere: its hold is told, and the tree ends.
+    async fn kill(&self, prepared: &Prepared, committing: Committing) {
+        let evacuated = hold::Evacuated {
+            checkpoint: prepared.id.to_string(),
+        };
+        self.workload
+            .tell_hold(Message::Evacuated(evacuated), Vec::new())
+            .await;
+        failpoint::reach("told");
+        if let Err(error) = committing.release().await {
+            // The store's word stands; the tree is not allowed to go on.
+            tracing::error!(error = chain(&error), "the tree is killed without CRIU");
+            crate::workload::tree::kill(prepared.journal.entry().pid);
+        }
+        self.report.mark("release");
     }
 
     /// Lets the tree run on.

@@ -62,7 +62,6 @@ impl Stage {
                 break;
             }
         }
-        self.reader.stop();
         left_out
     }
 

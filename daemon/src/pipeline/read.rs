@@ -166,6 +166,16 @@ pub(super) struct Reader {
     pub started: Instant,
 }
 
+/// A thread that ends has either found the queue closed and empty, or something has failed, or it
+/// panicked: nothing more is going to be read, nobody may go on to hand something over, and nobody is to
+/// wait for what is still in the queue.
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.jobs.close();
+        while self.jobs.try_recv().is_ok() {}
+    }
+}
+
 impl Reader {
     /// What is to be encoded next. `None`: all of it was.
     ///
@@ -189,12 +199,6 @@ impl Reader {
             // Somebody else may have put something there meanwhile.
             Err(_) => Ok(self.shelf.take()),
         }
-    }
-
-    /// Nothing more is going to be read: nobody may go on to hand something over.
-    pub(super) fn stop(&self) {
-        self.jobs.close();
-        while self.jobs.try_recv().is_ok() {}
     }
 
     fn read(
@@ -248,5 +252,40 @@ impl Reader {
         source.read(runs, &mut bytes)?;
         self.figures.note_read(bytes.len() as u64, self.started);
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_jobs_whose_threads_have_ended() {
+        let (jobs, jobs_out) = async_channel::bounded(2);
+        let mut count = Count::default();
+        let reader = Reader {
+            jobs: jobs_out,
+            shelf: Arc::default(),
+            buffers: None,
+            figures: Arc::default(),
+            started: Instant::now(),
+        };
+        let job = || Job::Stream {
+            stream: 0,
+            sequence: 0,
+            owner: FrameOwner::Files { offset: 0 },
+            content: Bytes::from_static(b"content"),
+        };
+        jobs.send(Unread::new(job(), &count.token())).await.unwrap();
+        let none = tokio::time::timeout(Duration::from_millis(50), count.none()).await;
+        assert!(none.is_err(), "a job is unread");
+        // As in a thread that panics.
+        drop(reader);
+        let none = tokio::time::timeout(Duration::from_secs(30), count.none()).await;
+        assert!(none.is_ok(), "what is in the queue is waited for");
+        let late = jobs.send(Unread::new(job(), &None)).await;
+        assert!(late.is_err(), "something is handed over to nobody");
     }
 }

@@ -34,6 +34,7 @@ pub fn message(
         (Ok(_), Mode::Checkpoint) => v1::SaveOutcome::Checkpointed,
         (Ok(_), Mode::Drill) => v1::SaveOutcome::Rehearsed,
         (Err(SaveError::Ended), _) => v1::SaveOutcome::Gone,
+        (Err(error), _) if error.is_superseded() => v1::SaveOutcome::TakenOver,
         (Err(_), _) => v1::SaveOutcome::FailedRunning,
     };
     let stages = report.stages().into_iter().map(|stage| v1::StageTime {

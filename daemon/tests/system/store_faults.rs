@@ -266,3 +266,36 @@ fn answers_of_the_other_writes_may_be_lost_too() {
     hold.wait_for_lines(3, SOON);
     moves(&a, &b, hold);
 }
+
+/// The commit was done, its answer was lost, and before the node could find that out another one had
+/// restored the workload and taken a checkpoint of its own: the head does not name the commit any more.
+#[test]
+fn a_commit_that_a_successor_has_gone_on_from_does_not_wake_the_tree_up() {
+    let store = TestStore::folder();
+    let options = NodeOptions {
+        faults: "replace.lose@1;get.fail:denied@2-16",
+        ..NodeOptions::default()
+    };
+    let (a, b) = (
+        Node::start_with("a", &store, options),
+        Node::start("b", &store),
+    );
+    let mut first = Hold::start(&a, "w", &[&counter()]);
+    first.wait_for_lines(3, SOON);
+    let (evacuated, second, before) = std::thread::scope(|scope| {
+        let evacuated = scope.spawn(|| a.run(&["evacuate", "w"]));
+        let second = Hold::start(&b, "w", &[&counter()]);
+        second.wait_for_lines(3, SOON);
+        b.wait_for_state("w", "running", SOON);
+        b.json(&["checkpoint", "w"]);
+        let before = first.lines();
+        (evacuated.join().unwrap(), second, before)
+    });
+    let (status, lines) = first.wait_for_end(SOON);
+    assert_eq!(status, 75, "{evacuated:?}\n{}\n{}", first.said(), a.log());
+    assert_eq!(lines, before, "the workload ran twice");
+    says(&evacuated, FAILED, &["w: taken-over", "node b"]);
+    // What has the workload now is not disturbed.
+    second.wait_for_more(2, SOON);
+    b.evacuate("w");
+}

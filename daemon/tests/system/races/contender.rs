@@ -53,7 +53,7 @@ pub(super) enum Act {
 
 /// Whether somebody else has the right now.
 pub(super) fn is_lost(error: &CommitError) -> bool {
-    matches!(error, CommitError::Head(error) if error.is_lost())
+    matches!(error, CommitError::Head(error) | CommitError::Superseded(error) if error.is_lost())
 }
 
 impl Act {
