@@ -213,9 +213,7 @@ impl PackBuilder {
         digest: Digest,
         owner: &FrameOwner,
     ) -> Result<FrameRef, FormatError> {
-        self.check_frame(raw_bytes, owner)?;
-        check_stored(codec, payload.len() as u64, raw_bytes as u64)
-            .map_err(|problem| invalid("stored_bytes", problem))?;
+        self.check_payload(payload.len(), codec, raw_bytes, owner)?;
         let begin = self.payload_end();
         self.buffer.extend_from_slice(payload);
         Ok(self.note_frame(begin, codec, raw_bytes, digest, owner))
@@ -234,9 +232,7 @@ impl PackBuilder {
         digest: Digest,
         owner: &FrameOwner,
     ) -> Result<FrameRef, FormatError> {
-        self.check_frame(raw_bytes, owner)?;
-        check_stored(codec, payload.len() as u64, raw_bytes as u64)
-            .map_err(|problem| invalid("stored_bytes", problem))?;
+        self.check_payload(payload.len(), codec, raw_bytes, owner)?;
         let begin = self.payload_end();
         self.close_piece();
         self.pieces_bytes += payload.len();
@@ -303,6 +299,18 @@ impl PackBuilder {
             self.pieces_bytes += self.buffer.len();
             self.pieces.push(std::mem::take(&mut self.buffer).into());
         }
+    }
+
+    fn check_payload(
+        &self,
+        stored_bytes: usize,
+        codec: Codec,
+        raw_bytes: usize,
+        owner: &FrameOwner,
+    ) -> Result<(), FormatError> {
+        self.check_frame(raw_bytes, owner)?;
+        check_stored(codec, stored_bytes as u64, raw_bytes as u64)
+            .map_err(|problem| invalid("stored_bytes", problem))
     }
 
     fn check_frame(&self, raw_bytes: usize, owner: &FrameOwner) -> Result<(), FormatError> {
