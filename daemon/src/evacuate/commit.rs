@@ -248,7 +248,12 @@ pub async fn checkpoint(
     workload: &Workload,
     written: &Written,
 ) -> Result<(), CommitError> {
-    change(context, workload, HeadState::Running, written).await
+    let changed = change(context, workload, HeadState::Running, written).await;
+    changed.map_err(|error| match error {
+        // It was not frozen meanwhile.
+        CommitError::Superseded(error) => CommitError::Head(error),
+        error => error,
+    })
 }
 
 /// Commits a checkpoint of a workload that will be killed. Returns only when it is known whether the
